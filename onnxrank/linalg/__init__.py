@@ -1,0 +1,1 @@
+"""Numerical core: numpy and scipy only, no ONNX, no files."""

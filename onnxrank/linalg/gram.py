@@ -59,13 +59,19 @@ class SecondMoment:
     @property
     def mean(self) -> Array:
         """Mean row, shape (groups, d); zero when no row was seen."""
-        return self.sum / max(self.n, 1)
+        mean: Array = self.sum / max(self.n, 1)
+        return mean
 
     @property
     def covariance(self) -> Array:
         """Centred second moment ``G / n − μ μᵀ``, shape (groups, d, d)."""
-        mean = self.mean
-        return self.gram / max(self.n, 1) - mean[:, :, None] * mean[:, None, :]
+        return self.about(self.mean) / max(self.n, 1)
+
+    def about(self, point: Array) -> Array:
+        """Sum of ``(x − p)(x − p)ᵀ`` over the rows, p of shape (groups, d)."""
+        half = (self.sum - self.n / 2 * point)[:, :, None] * point[:, None, :]
+        about: Array = self.gram - half - half.swapaxes(1, 2)
+        return about
 
     @property
     def rows_per_dimension(self) -> float:

@@ -167,3 +167,11 @@ def test_what_cannot_be_is_refused():
             factorize(weight, moment, rank, "svd")
     with pytest.raises(ValueError):
         factorize(np.ones((1, 4, 2)), moment, 1, "svd")
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8), (2, 8, 5)])
+def test_without_any_rows_the_weight_decides(shape):
+    weight = np.random.default_rng(0).standard_normal(shape)
+    nothing = moments(np.zeros((2, 4, shape[1])))
+    optimal, svd = (factorize(weight, nothing, 3, form).product for form in ("optimal", "svd"))
+    np.testing.assert_allclose(optimal, svd, atol=1e-10)

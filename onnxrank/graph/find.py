@@ -1,0 +1,145 @@
+"""Find every site of a model, in every scope, and the units that a plan decides."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from fnmatch import fnmatchcase
+
+import onnx
+
+from onnxrank.graph import operators
+from onnxrank.graph.constants import WeightRef
+from onnxrank.graph.model import Model
+from onnxrank.graph.operators import other
+from onnxrank.graph.operators.base import Context
+from onnxrank.graph.scopes import Scope, node_key
+from onnxrank.graph.sites import Selection, Site, Skip, Unit
+
+ALL = Selection()
+
+
+def find_sites(model: Model, selection: Selection = ALL) -> tuple[list[Site], list[Skip]]:
+    """Every constant-weight linear map, and every other weight-bearing node with its reason.
+
+    A node that holds an error of its own is skipped with the code ``damaged``: one odd node must
+    not keep the others from being seen.
+    """
+    names = _node_names(model)
+    sites: list[Site] = []
+    skips: list[Skip] = []
+    for scope, node in model.index.nodes():
+        key = node_key(node)
+        if not key:
+            continue
+        context = Context(model, scope, node, names[scope, key], selection)
+        for found in _recognise(context):
+            if isinstance(found, Site) and not _selected(found.name, selection):
+                found = _skip(found, "excluded", "left out by --include or --exclude")
+            if isinstance(found, Site):
+                found = _check_body(model, found)
+            (sites if isinstance(found, Site) else skips).append(found)  # type: ignore[arg-type]
+    return sites, skips
+
+
+def _recognise(context: Context) -> list[Site | Skip]:
+    known = operators.operator(context.node)
+    try:
+        found = known.recognise(context) if known else None
+        if found is None:
+            found = other.reason(context)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        found = context.skip(
+            "damaged", f"it cannot be understood ({type(error).__name__}: {error})"
+        )
+    if found is None:
+        return []
+    return found if isinstance(found, list) else [found]
+
+
+def _skip(site: Site, code: str, reason: str) -> Skip:
+    return Skip(site.name, site.op, site.scope, site.parameters, code, reason)
+
+
+def _selected(name: str, selection: Selection) -> bool:
+    wanted = not selection.include or any(fnmatchcase(name, p) for p in selection.include)
+    return wanted and not any(fnmatchcase(name, p) for p in selection.exclude)
+
+
+def _check_body(model: Model, site: Site) -> Site | Skip:
+    """Only the bodies of If, Loop and Scan can report what happens inside them."""
+    for depth in range(len(site.scope.path)):
+        outer, (key, _) = Scope(site.scope.path[:depth]), site.scope.path[depth]
+        holder = model.index.producers[outer][key]
+        if holder.op_type not in ("If", "Loop", "Scan") or (
+            holder.op_type == "Scan" and model.opsets.get("", 9) < 9
+        ):
+            return _skip(
+                site, "body", f"it lies in the body of {holder.op_type}, which cannot be measured"
+            )
+    return site
+
+
+def _node_names(model: Model) -> dict[tuple[Scope, str], str]:
+    """A unique name a node: its own, or its first output's, with the scope where that repeats."""
+    nodes = [(scope, node) for scope, node in model.index.nodes() if node_key(node)]
+    named = Counter(node.name for _, node in nodes if node.name)
+    names: dict[tuple[Scope, str], str] = {}
+    taken = {node.name for _, node in nodes if named[node.name] == 1}
+    for scope, node in nodes:
+        key = node_key(node)
+        if named[node.name] == 1:
+            names[scope, key] = node.name
+            continue
+        wish = key if key not in taken else f"{scope}/{key}"
+        count = 1
+        while wish in taken:
+            count += 1
+            wish = f"{scope}/{key}#{count}"
+        taken.add(wish)
+        names[scope, key] = wish
+    return names
+
+
+def find_units(model: Model, sites: list[Site]) -> list[Unit]:
+    """Sites that use one weight in one way are one unit: factored once, split all or none."""
+    grouped: dict[tuple[object, ...], list[Site]] = defaultdict(list)
+    for site in sites:
+        ref = site.weight
+        key = (
+            ref.scope,
+            ref.name,
+            ref.recipe,
+            site.orientation,
+            site.d_in,
+            site.d_out,
+            site.groups,
+        )
+        grouped[key].append(site)
+    return [
+        Unit(members[0].name, "weight", tuple(members), _tied(model, members))
+        for members in grouped.values()
+    ]
+
+
+def _tied(model: Model, members: list[Site]) -> bool:
+    """Whether anything but these sites reads the weight, so that splitting frees nothing."""
+    ours = {(site.scope, site.output) for site in members}
+    held = any(site.hold for site in members)
+    return held or any(_foreign(model, site.weight, ours) for site in members)
+
+
+def _foreign(model: Model, ref: WeightRef, ours: set[tuple[Scope, str]]) -> bool:
+    names = [(ref.scope, ref.name), *zip(ref.scopes, ref.chain, strict=True)]
+    inner = {(scope, node_key(_maker(model, scope, name))) for scope, name in names[1:]}
+    for scope, name in names:
+        for use in model.index.uses(scope, name):
+            if use.node is None:
+                return True
+            reader = (use.scope, node_key(use.node))
+            if reader not in ours and reader not in inner:
+                return True
+    return False
+
+
+def _maker(model: Model, scope: Scope, name: str) -> onnx.NodeProto:
+    return model.index.producers[scope][name]

@@ -1,0 +1,127 @@
+"""Write factor pairs into a model: edits from the operators, spliced into the original."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxrank.errors import ModelError
+from onnxrank.graph import operators
+from onnxrank.graph.edit import Edit, splice
+from onnxrank.graph.model import Model
+from onnxrank.graph.nodes import Namer, make_tensor
+from onnxrank.graph.operators.base import Job
+from onnxrank.graph.scopes import walk
+from onnxrank.graph.sites import Site
+from onnxrank.graph.weights import to_type
+from onnxrank.linalg.factorize import Factors
+
+
+@dataclass
+class Store:
+    """New constants; equal ones are stored once, so sites of one weight share their factors."""
+
+    model: Model
+    names: Namer
+    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    _known: dict[bytes, str] = field(default_factory=dict)
+
+    def __call__(self, wish: str, value: NDArray[Any], site: Site) -> str:
+        """Name of the constant `value`, in the type of the site's weight."""
+        where = f"{self.model.name}: node '{site.name}'"
+        tensor = make_tensor("", to_type(np.ascontiguousarray(value), site.weight.dtype, where))
+        digest = hashlib.sha256(tensor.SerializeToString(deterministic=True)).digest()
+        if digest not in self._known:
+            tensor.name = self.names(wish)
+            self._known[digest] = tensor.name
+            self.tensors[tensor.name] = tensor
+        return self._known[digest]
+
+    def drain(self) -> Iterator[onnx.TensorProto]:
+        """Hand the tensors out one by one, keeping none."""
+        for name in list(self.tensors):
+            yield self.tensors.pop(name)
+
+
+def rewrite(
+    model: Model,
+    pairs: Iterable[tuple[Site, Factors]],
+    properties: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """A model with some sites split; everything else is the same message as before.
+
+    Parameters
+    ----------
+    model : Model
+        The original, left untouched.
+    pairs : iterable of (Site, Factors)
+        The sites to split with their factors, float64, shapes (groups, d_in, r) and
+        (groups, r, d_out). Taken one at a time, so that they need not all be in memory.
+    properties : mapping of str to str, optional
+        Entries of metadata_props to add; an entry of the same key is replaced.
+
+    Raises
+    ------
+    ModelError
+        A site cannot be split, or its factors do not fit the model's type.
+    """
+    store = Store(model, Namer(names_of(model.document)))
+    edits: list[Edit] = []
+    for site, factors in pairs:
+        edits += _edits(model, site, factors, store)
+    result = splice(_document(model, edits), edits, store.drain())
+    _set_properties(result, properties or {})
+    return result
+
+
+def _document(model: Model, edits: list[Edit]) -> onnx.ModelProto:
+    """The original, unless an edit lies in a function: then its calls are inlined."""
+    if model.document is model.proto:
+        return model.proto
+    made = {(s, o) for s, g in walk(model.proto.graph) for n in g.node for o in n.output}
+    inlined = any((edit.scope, edit.node) not in made for edit in edits)
+    return model.document if inlined else model.proto
+
+
+def _edits(model: Model, site: Site, factors: Factors, store: Store) -> list[Edit]:
+    if site.hold:
+        raise ModelError(
+            f"cannot be split: {site.hold.reason}", where=f"{model.name}: node '{site.name}'"
+        )
+    node = model.index.producers[site.scope][site.output]
+    operator = operators.operator(node)
+    assert operator is not None
+    first, second = factors.parts
+    job = Job(model, site, node, first, second, factors.bias, store, store.names)
+    replacing = Edit(site.scope, site.output, tuple(operator.split(job)))
+    return [replacing, *(Edit(site.scope, key, (n,)) for key, n in job.others.items())]
+
+
+def names_of(proto: onnx.ModelProto) -> set[str]:
+    """Every name of a tensor or node in any scope."""
+    names: set[str] = set()
+    for _, graph in walk(proto.graph):
+        names.update(v.name for v in graph.input)
+        names.update(v.name for v in graph.output)
+        names.update(t.name for t in graph.initializer)
+        names.update(t.values.name for t in graph.sparse_initializer)
+        for node in graph.node:
+            names.add(node.name)
+            names.update(node.input)
+            names.update(node.output)
+    return names
+
+
+def _set_properties(proto: onnx.ModelProto, properties: Mapping[str, str]) -> None:
+    present = {entry.key: entry for entry in proto.metadata_props}
+    for key, value in properties.items():
+        if key in present:
+            present[key].value = value
+        else:
+            proto.metadata_props.add(key=key, value=value)

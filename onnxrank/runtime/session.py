@@ -237,10 +237,12 @@ def _all_tensors(session: ort.InferenceSession, names: Sequence[str]) -> bool:
 def _to_ort(value: np.ndarray[Any, Any]) -> ort.OrtValue:
     import onnxruntime as ort
 
+    if not value.flags.c_contiguous:  # a scalar is, and ascontiguousarray would give it an axis
+        value = np.ascontiguousarray(value)
     if value.dtype == ml_dtypes.bfloat16:
-        raw = np.ascontiguousarray(value).view(np.uint16)
+        raw = value.view(np.uint16)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, onnx.TensorProto.BFLOAT16)
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+    return ort.OrtValue.ortvalue_from_numpy(value)
 
 
 def _from_ort(value: ort.OrtValue) -> Any:

@@ -288,7 +288,7 @@ def _refuse_cycles(scope: Scope, graph: onnx.GraphProto, index: Index, where: st
         key = node_key(node)
         if not key:
             continue
-        sources = {node_key(producers[n]) for n in _captured(node) if n in producers}
+        sources = {node_key(producers[n]) for n in captured(node) if n in producers}
         waiting[key] = len(sources)
         for source in sources:
             readers[source].append(key)
@@ -308,7 +308,7 @@ def _refuse_cycles(scope: Scope, graph: onnx.GraphProto, index: Index, where: st
         )
 
 
-def _captured(node: onnx.NodeProto) -> set[str]:
+def captured(node: onnx.NodeProto) -> set[str]:
     """Names a node reads, those that its bodies take from outside included."""
     names = {name for name in node.input if name}
     for attribute in node.attribute:

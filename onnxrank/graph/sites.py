@@ -62,6 +62,8 @@ class Site:
         How the weight tensor becomes ``(groups, d_in, d_out)``.
     d_in, d_out, groups : int
         Sizes of one group's matrix, and how many groups there are.
+    operand : int
+        Which input of the node the weight is.
     centers : bool
         A shift of the output by a constant can be written, so the centred form is possible.
     hold : Hold or None
@@ -80,6 +82,7 @@ class Site:
     d_in: int
     d_out: int
     groups: int = 1
+    operand: int = 1
     centers: bool = True
     hold: Hold | None = None
     rows: int | None = None

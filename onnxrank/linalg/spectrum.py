@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+from scipy.linalg import eigh
 
 from onnxrank.linalg.gram import Array, SecondMoment
 
@@ -38,8 +39,10 @@ class Spectrum:
     def of(cls, matrix: Array, vectors: bool = False) -> Spectrum:
         """Decompose symmetric matrices, shape (groups, d, d)."""
         if not vectors:
-            return cls(np.linalg.eigvalsh(matrix)[:, ::-1].clip(min=0))
-        values, columns = np.linalg.eigh(matrix)
+            values = np.stack([eigh(one, eigvals_only=True, driver="evd") for one in matrix])
+            return cls(values[:, ::-1].clip(min=0))
+        pairs = [eigh(one, driver="evd") for one in matrix]
+        values, columns = (np.stack(part) for part in zip(*pairs, strict=True))
         return cls(values[:, ::-1].clip(min=0), fix_signs(columns[:, :, ::-1]))
 
 

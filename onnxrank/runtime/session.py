@@ -85,6 +85,7 @@ def open_session(
     *,
     cpu_only: bool = False,
     name: str = "model",
+    spinning: bool = True,
 ) -> ort.InferenceSession:
     """Load a model into onnxruntime.
 
@@ -100,6 +101,8 @@ def open_session(
         Ignore the provider of `run`.
     name : str
         What to call the model in an error.
+    spinning : bool
+        Idle threads wait busily; not good where many sessions take turns.
 
     Raises
     ------
@@ -113,7 +116,9 @@ def open_session(
     try:
         content = proto.SerializeToString()
         session = ort.InferenceSession(
-            content, _options(folder, run.threads), providers=_providers(wanted)
+            content,
+            _options(folder, run.threads, spinning),
+            providers=_providers(wanted),
         )
     except Exception as error:
         raise _load_error(error, name) from error
@@ -179,7 +184,7 @@ def _providers(wanted: str) -> list[Any]:
     return [(_CUDA, {"use_tf32": "0"}), _CPU]
 
 
-def _options(folder: Path | None, threads: int) -> ort.SessionOptions:
+def _options(folder: Path | None, threads: int, spinning: bool) -> ort.SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -187,6 +192,7 @@ def _options(folder: Path | None, threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     # A pattern is kept for every combination of input shapes ever seen: memory that grows.
     options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     if folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder)

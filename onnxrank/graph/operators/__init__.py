@@ -5,34 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
+from onnxrank.graph.model import Model
 from onnxrank.graph.operators import attention, conv, einsum, gemm, matmul, recurrent
 from onnxrank.graph.operators.base import Context, Job
 from onnxrank.graph.sites import Site, Skip
 
+Array = NDArray[np.float64]
 Found = Site | Skip | None | list[Site | Skip]
 
 
 @dataclass(frozen=True)
 class Operator:
-    """How one operator is recognised and split."""
+    """How one operator is recognised, split and shifted."""
 
     recognise: Callable[[Context], Found]
     split: Callable[[Job], list[onnx.NodeProto]]
+    # How a shift of the map is added to the node's output; None where it cannot be.
+    spread: Callable[[Model, Site, onnx.NodeProto, Array], Array] | None = None
 
 
 _MS = "com.microsoft"
 
 OPERATORS: dict[tuple[str, str], Operator] = {
-    ("", "Gemm"): Operator(gemm.recognise, gemm.split),
+    ("", "Gemm"): Operator(gemm.recognise, gemm.split, gemm.spread),
     (_MS, "FusedGemm"): Operator(gemm.recognise, gemm.split),
-    ("", "MatMul"): Operator(matmul.recognise, matmul.split),
-    (_MS, "FusedMatMul"): Operator(matmul.recognise, matmul.split),
-    ("", "Conv"): Operator(conv.recognise, conv.split),
+    ("", "MatMul"): Operator(matmul.recognise, matmul.split, matmul.spread),
+    (_MS, "FusedMatMul"): Operator(matmul.recognise, matmul.split, matmul.spread),
+    ("", "Conv"): Operator(conv.recognise, conv.split, conv.spread),
     (_MS, "FusedConv"): Operator(conv.recognise, conv.split),
     ("", "ConvTranspose"): Operator(conv.recognise_transpose, conv.split_transpose),
-    ("", "Einsum"): Operator(einsum.recognise, einsum.split),
+    ("", "Einsum"): Operator(einsum.recognise, einsum.split, einsum.spread),
     ("", "LSTM"): Operator(recurrent.recognise, recurrent.split),
     ("", "GRU"): Operator(recurrent.recognise, recurrent.split),
     ("", "RNN"): Operator(recurrent.recognise, recurrent.split),

@@ -20,10 +20,31 @@ from onnxrank.graph.weights import FLOATS
 from onnxrank.linalg.layout import Layout
 
 
+_INT, _INTS = onnx.AttributeProto.INT, onnx.AttributeProto.INTS
+_FLOAT, _STRING = onnx.AttributeProto.FLOAT, onnx.AttributeProto.STRING
+
+# Attributes that decide how a node is read or split.
+_KINDS: dict[str, int] = {
+    **dict.fromkeys(("group", "layout", "transA", "transB", "transBatchA", "transBatchB"), _INT),
+    **dict.fromkeys(("strides", "pads", "dilations", "kernel_shape"), _INTS),
+    **dict.fromkeys(("alpha", "beta"), _FLOAT),
+    **dict.fromkeys(("auto_pad", "equation"), _STRING),
+}
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attribute values by name, strings decoded."""
+    """Attribute values by name, strings decoded.
+
+    Raises
+    ------
+    ValueError
+        One is of a type that the operators cannot have.
+    """
     found: dict[str, Any] = {}
     for attribute in node.attribute:
+        if attribute.type != _KINDS.get(attribute.name, attribute.type):
+            kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+            raise ValueError(f"attribute '{attribute.name}' of type {kind}")
         value = onnx.helper.get_attribute_value(attribute)
         found[attribute.name] = (
             value.decode("utf8", "replace") if isinstance(value, bytes) else value
@@ -111,6 +132,7 @@ class Context:
         if weight.quantized and not self.selection.quantized and hold is None:
             hold = Hold("quantized", "its weight is quantized; ask for float factors to split it")
         made = next(name for name in self.node.output if name)
+        read = weight.chain[-1] if weight.chain else weight.name
         return Site(
             name=self.name + suffix,
             op=self.op,
@@ -122,6 +144,7 @@ class Context:
             d_in=d_in,
             d_out=d_out,
             groups=groups,
+            operand=list(self.node.input).index(read),
             centers=centers,
             hold=hold,
             rows=rows,

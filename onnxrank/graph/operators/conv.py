@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxrank.graph.constants import WeightRef
+from onnxrank.graph.model import Model
 from onnxrank.graph.operators.base import Context, Job, row_count
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis, Patches
@@ -66,6 +69,9 @@ def _refusal(context: Context, weight: WeightRef) -> Skip | None:
         return context.skip("layout", "its attributes do not fit its kernel", size)
     if any(pad < 0 for pad in context.attributes.get("pads", [])):
         return context.skip("layout", "its pads are negative", size)
+    steps = [*context.attributes.get("strides", []), *context.attributes.get("dilations", [])]
+    if any(step < 1 for step in steps):
+        return context.skip("layout", "its strides or dilations are not positive", size)
     return None
 
 
@@ -143,3 +149,10 @@ def split_transpose(job: Job) -> list[onnx.NodeProto]:
         last.append(job.input(2))
     job.add("rank_out", "ConvTranspose", last, job.output, without=())
     return job.nodes
+
+
+def spread(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (groups, d_out), as it is added to the node's output."""
+    return shift.reshape(-1, *(1,) * (len(site.weight.shape) - 2))

@@ -11,11 +11,13 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxrank.graph.constants import WeightRef
-from onnxrank.graph.operators.base import Context, Job, row_count
+from onnxrank.graph.model import Model
+from onnxrank.graph.operators.base import Context, Job, attributes, row_count
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
 
 _DOTS = "."  # stands for an ellipsis, as one letter
+_LETTERS = set(string.ascii_letters + _DOTS + ",")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def parse(equation: str, constant: int) -> Terms | str:
     operands = left.split(",")
     if len(operands) != 2:
         return f"it has {len(operands)} operands, not 2"
+    if "." in equation.replace("...", "") or not set(left + result) <= _LETTERS:
+        return "its equation is none"
     if not arrow:
         letters = sorted(c for c in set(left) - {","} if left.count(c) == 1 or c == _DOTS)
         result = "".join(letters)
@@ -59,6 +63,10 @@ def parse(equation: str, constant: int) -> Terms | str:
         return "it contracts nothing with the weight, or makes no new axis"
     if set(terms.made) - set(result) or set(data) - set(terms.contracted) - set(result):
         return "it sums over an axis of one operand alone"
+    if set(result) - set(data + weight):
+        return "its result has a letter that no operand has"
+    if len(set(string.ascii_letters) - set(data + weight)) == 0:
+        return "no letter is left for the rank"
     if _DOTS in result and any(c in terms.made for c in result[: result.index(_DOTS)]):
         return "new axes stand before an ellipsis"
     return terms
@@ -120,7 +128,7 @@ def split(job: Job) -> list[onnx.NodeProto]:
     a = job.first[0].reshape([dims[c] for c in terms.contracted] + [job.rank])
     b = job.second[0].reshape([job.rank] + [dims[c] for c in terms.made])
     kept = "".join(c for c in terms.data if c not in terms.contracted) + new
-    shift = None if job.shift is None else _spread(job.shift[0], terms, dims)
+    shift = None if job.shift is None else spread(job.model, job.site, job.node, job.shift)
     inner = f"{terms.data},{terms.contracted}{new}->{kept}".replace(_DOTS, "...")
     outer = f"{kept},{new}{terms.made}->{terms.result}".replace(_DOTS, "...")
     first, second = job.constant("rank_in.weight", a), job.constant("rank_out.weight", b)
@@ -130,11 +138,15 @@ def split(job: Job) -> list[onnx.NodeProto]:
     return job.close(produced, shift)
 
 
-def _spread(shift: NDArray[np.float64], terms: Terms, dims: dict[str, int]) -> NDArray[np.float64]:
-    """The shift with the result's axes: ones where the data's letters stand."""
+def spread(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (1, d_out), with the result's axes: ones where the data's stand."""
+    terms = _terms(attributes(node), 0 if site.view.tensor == node.input[1] else 1)
+    assert isinstance(terms, Terms)
+    dims = dict(zip(terms.weight, site.weight.shape, strict=True))
     order = [c for c in terms.result if c in terms.made]
-    value = shift.reshape([dims[c] for c in terms.made])
+    value = shift[0].reshape([dims[c] for c in terms.made])
     value = value.transpose([terms.made.index(c) for c in order])
     first = terms.result.index(order[0])
-    shape = [dims[c] if c in terms.made else 1 for c in terms.result[first:]]
-    return value.reshape(shape)
+    return value.reshape([dims[c] if c in terms.made else 1 for c in terms.result[first:]])

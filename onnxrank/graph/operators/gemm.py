@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxrank.graph.constants import WeightRef
-from onnxrank.graph.operators.base import Context, Job, row_count
+from onnxrank.graph.model import Model
+from onnxrank.graph.operators.base import Context, Job, attributes, row_count
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
 
@@ -44,7 +46,6 @@ def _site(context: Context, weight: WeightRef, data: int, transposed: bool) -> S
 def split(job: Job) -> list[onnx.NodeProto]:
     """``Gemm(Gemm(x, A), B, C)``; alpha, beta, C and an activation stay with the last one."""
     constant_left = job.site.view.tensor == job.input(1)
-    alpha = float(job.attributes.get("alpha", 1.0))
     beta = float(job.attributes.get("beta", 1.0))
     a, b = job.first[0], job.second[0]
     if constant_left:
@@ -55,9 +56,7 @@ def split(job: Job) -> list[onnx.NodeProto]:
         flip = {"transA": int(job.attributes.get("transA", 0))}
         inputs = [job.input(0), job.constant("rank_in.weight", a)]
         last = [job.middle, job.constant("rank_out.weight", b)]
-    shift = None if job.shift is None else alpha * job.shift[0]
-    if shift is not None and constant_left:
-        shift = shift[:, None]
+    shift = None if job.shift is None else spread(job.model, job.site, job.node, job.shift)
     if job.opset < 11:  # C was required
         zero = job.constant("rank_in.zero", np.zeros(1))
         inputs.append(zero)
@@ -81,3 +80,11 @@ def split(job: Job) -> list[onnx.NodeProto]:
         without=("transA", "transB"),
     )
     return job.nodes
+
+
+def spread(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (1, d_out), as it is added to the node's output."""
+    alpha = float(attributes(node).get("alpha", 1.0))
+    return alpha * (shift[0][:, None] if site.view.tensor == node.input[1] else shift[0])

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxrank.graph.constants import WeightRef, evaluate
-from onnxrank.graph.operators.base import Context, Job, row_count
+from onnxrank.graph.model import Model
+from onnxrank.graph.operators.base import Context, Job, attributes, row_count
 from onnxrank.graph.scopes import node_key
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
@@ -84,16 +86,16 @@ def split(job: Job) -> list[onnx.NodeProto]:
     """Two products; leading ones of the weight's shape, alpha and the operator stay."""
     alpha = float(job.attributes.get("alpha", 1.0))
     lead = (1,) * (len(job.site.weight.shape) - 2)
-    a, b = (p[0].reshape(lead + p[0].shape) for p in (job.first, job.second))
+    a, b = job.first[0], job.second[0]
     left = job.site.view.tensor == job.input(1)
     keep = "transB" if left else "transA"
     flip: dict[str, Any] = {keep: 1} if job.attributes.get(keep) else {}
-    shift = None if job.shift is None else alpha * job.shift[0]
+    shift = None if job.shift is None else spread(job.model, job.site, job.node, job.shift)
+    # Only the constant on the outer side has the leading ones: a vector would gain them twice.
     if left:
-        a, b = np.swapaxes(a, -1, -2), np.swapaxes(b, -1, -2)
-        vector = len(job.model.shape(job.site.scope, job.input(1)) or (1, 1)) == 1
-        if shift is not None and not vector:
-            shift = shift[:, None]
+        a, b = a.T, b.T.reshape(lead + b.T.shape)
+    else:
+        a = a.reshape(lead + a.shape)
     follower = None if shift is None or left else _following_bias(job)
     inner = None if follower else shift
     first, second = job.constant("rank_in.weight", a), job.constant("rank_out.weight", b)
@@ -110,6 +112,16 @@ def split(job: Job) -> list[onnx.NodeProto]:
     return job.close(produced, inner)
 
 
+def spread(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (1, d_out), as it is added to the node's output."""
+    alpha = float(attributes(node).get("alpha", 1.0))
+    left = site.view.tensor == node.input[1]
+    column = left and len(model.shape(site.scope, node.input[1]) or (1, 1)) > 1
+    return alpha * (shift[0][:, None] if column else shift[0])
+
+
 def _following_bias(job: Job) -> tuple[onnx.NodeProto, int, WeightRef] | None:
     """The one Add that reads the output, its constant operand [.., N] and that one's position."""
     uses = job.model.index.uses(job.site.scope, job.output)
@@ -117,6 +129,8 @@ def _following_bias(job: Job) -> tuple[onnx.NodeProto, int, WeightRef] | None:
         return None
     node, position = uses[0].node, 1 - uses[0].index
     if node is None or node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.attribute:  # before opset 7, an axis to broadcast along
         return None
     from onnxrank.graph.constants import resolve
 

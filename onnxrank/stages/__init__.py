@@ -1,0 +1,1 @@
+"""What onnxrank does, a page each: inspect, collect, merge, analyze, plan, compress, compare."""

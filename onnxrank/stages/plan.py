@@ -1,0 +1,132 @@
+"""Plan: form and rank of every unit at one energy, with the expected error. Nothing is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from onnxrank.errors import PlanError
+from onnxrank.graph.model import Model, load
+from onnxrank.graph.sites import Selection, Unit
+from onnxrank.graph.weights import weight_matrix
+from onnxrank.linalg.factorize import FORMS, factorize, layer_error
+from onnxrank.moments import Moments
+from onnxrank.results import Plan, PlanEntry
+from onnxrank.stages.measure import Measured, measure, unit_moment
+from onnxrank.stages.ranks import choose
+from onnxrank.stages.survey import Progress, Source, silent
+
+METHODS = ("auto", *FORMS)
+
+
+def plan(
+    model: Source,
+    moments: Moments,
+    *,
+    energy: float = 0.99,
+    method: str = "auto",
+    align: int = 8,
+    allow_unstable: bool = False,
+    force: bool = False,
+    centered: bool = False,
+    selection: Selection | None = None,
+    progress: Progress = silent,
+) -> Plan:
+    """Choose what to split: each unit at its utilized rank, where that pays.
+
+    Parameters
+    ----------
+    model : path, ModelProto or Model
+        The model the moments belong to.
+    moments : Moments
+        From `collect`.
+    energy : float
+        Share of the energy that the kept directions hold, in (0, 1].
+    method : str
+        A factor form, or ``auto`` for the best available (``centered``).
+    align : int
+        Ranks are rounded up to a multiple of this.
+    allow_unstable : bool
+        Split units whose rank has not settled.
+    force : bool
+        Split whatever can be split, even where it saves nothing; at full rank for energy 1.
+    centered : bool
+        Measure ranks about the mean.
+    selection : Selection, optional
+        Which nodes are meant; all by default.
+    progress : callable
+        Called with (done, total, what).
+
+    Raises
+    ------
+    PlanError
+        The method is unknown.
+    MomentsError
+        The moments belong to another model, or lack a node.
+    """
+    measured = measure(
+        load(model),
+        moments,
+        energy=energy,
+        centered=centered,
+        selection=selection,
+        progress=progress,
+    )
+    return decide(measured, method=method, align=align, allow_unstable=allow_unstable, force=force)
+
+
+def decide(
+    measured: Measured, *, method: str, align: int, allow_unstable: bool, force: bool
+) -> Plan:
+    """Choose from what was measured; see `plan`."""
+    if method not in METHODS:
+        raise PlanError(f"unknown method '{method}'", hint=f"one of {', '.join(METHODS)}")
+    found = measured.survey
+    entries = [
+        choose(
+            unit,
+            measured.ranks[unit.name],
+            form="centered" if method == "auto" else method,
+            align=align,
+            allow_unstable=allow_unstable,
+            force=force,
+            full=force and measured.energy == 1,
+        )
+        for unit in found.units
+    ]
+    return Plan(
+        model_sha256=found.model.sha256,
+        settings=found.settings(
+            energy=measured.energy,
+            centered=measured.centered,
+            method=method,
+            align=align,
+            allow_unstable=allow_unstable,
+            force=force,
+        ),
+        mean_layer_utilization=measured.mean_utilization,
+        units=tuple(
+            _with_error(found.model, measured.moments, unit, entry)
+            for unit, entry in zip(found.units, entries, strict=True)
+        ),
+    )
+
+
+def _with_error(model: Model, moments: Moments, unit: Unit, entry: PlanEntry) -> PlanEntry:
+    """The entry with the relative error of its output on the calibration rows."""
+    if entry.form is None or entry.rank is None:
+        return entry
+    weight, moment = weight_matrix(model, unit.sites[0]), unit_moment(moments, unit)
+    factors = factorize(weight, moment, entry.rank, entry.form, ranks_of(entry))
+    whole = float(np.sum(weight * (moment.gram @ weight)))
+    lost = layer_error(weight, factors, moment)
+    return replace(entry, expected_relative_error=math.sqrt(lost / whole) if whole > 0 else 0.0)
+
+
+def ranks_of(entry: PlanEntry) -> tuple[int, int] | None:
+    """Ranks of both sides, where the plan knows them."""
+    if entry.k_in is None or entry.k_out is None:
+        return None
+    return entry.k_in, entry.k_out

@@ -69,13 +69,10 @@ class Cursor:
         Data and settings; only the same ones can go on.
     done : mapping of View to int
         Batches each view has seen.
-    digest : str
-        Of the samples so far.
     """
 
     settings: str
     done: Mapping[View, int]
-    digest: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ def same(first, second):
 
 
 def test_round_trip(tmp_path):
-    cursor = Cursor("settings", dict.fromkeys(VIEWS, 3), "digest")
+    cursor = Cursor("settings", dict.fromkeys(VIEWS, 3))
     for before in (moments(), moments(cursor=cursor)):
         before.save(tmp_path / "m")
         after = Moments.load(str(tmp_path / "m"))
@@ -79,7 +79,7 @@ def test_merge_refuses_what_does_not_belong_together():
         "belong to another model": moments(1, "1", model_sha256="xyz"),
         "hold other layers": moments(1, "1", views=other_views),
         "differ in shape": moments(1, "1", views=shapes),
-        "unfinished": moments(1, "1", cursor=Cursor("", {}, "")),
+        "unfinished": moments(1, "1", cursor=Cursor("", {})),
         "same data would be added twice": moments(1),
     }
     for message, other in cases.items():

@@ -11,27 +11,19 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxrank.errors import ModelError
-from onnxrank.graph import external
+from onnxrank.graph import chain, external
+from onnxrank.graph.attributes import attributes
+from onnxrank.graph.chain import CHAIN, Step
 from onnxrank.graph.scopes import Scope
 
 if TYPE_CHECKING:
     from onnxrank.graph.model import Model
 
-# Operators that only move, convert or unpack a constant. Anything else makes a new tensor.
-CHAIN = {
-    "Identity",
-    "Transpose",
-    "Cast",
-    "CastLike",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Flatten",
-    "Split",
-    "Slice",
-    "QuantizeLinear",
-    "DequantizeLinear",
-}
+# Operators on the longest way to a constant. Real chains have a handful; without a limit a
+# damaged model could ask for time and memory without end.
+_DEPTH = 64
+
+Place = tuple[Scope, str]
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,11 @@ class WeightRef:
     quantized: bool = False
     recipe: str = ""
 
+    @property
+    def end(self) -> Place:
+        """Scope and name of the tensor that is read."""
+        return (self.scopes[-1], self.chain[-1]) if self.chain else (self.scope, self.name)
+
 
 @dataclass(frozen=True)
 class NotConstant:
@@ -75,6 +72,10 @@ class NotConstant:
 
     code: str
     reason: str
+
+
+Found = tuple["WeightRef | NotConstant", int]
+_ACTIVATION = NotConstant("activation", "it is computed at run time")
 
 
 def resolve(
@@ -91,30 +92,57 @@ def resolve(
     overridable : bool
         Take an initializer that is also a graph input (IR 4 and later) for a constant.
     """
-    steps: list[tuple[Scope, str, onnx.NodeProto]] = []
-    index = model.index
-    while True:
-        home = index.resolve(scope, name)
-        if home is None:
-            return NotConstant("activation", "it is computed at run time")
-        node = index.producers[home].get(name)
-        if node is None or node.op_type == "Constant":
-            break
-        if node.op_type not in CHAIN or node.domain not in ("", "ai.onnx", "com.microsoft"):
-            return NotConstant("activation", "it is computed at run time")
-        for extra in node.input[1:]:
-            if extra and not _is_constant(model, home, extra):
-                return NotConstant("activation", "it is computed at run time")
-        steps.append((home, name, node))
-        if not node.input or not node.input[0]:
-            return NotConstant("activation", "it is computed at run time")
-        scope, name = home, node.input[0]
-    refusal = _refuse_root(model, home, name, node, overridable)
-    return refusal or _reference(model, home, name, node, steps[::-1])
+    home = model.index.resolve(scope, name)
+    if home is None:
+        return _ACTIVATION
+    known: dict[Place, Found] = model.constants[overridable]
+    stack = [(home, name)]
+    while stack:  # no recursion: a way may be as long as the model
+        place = stack[-1]
+        if place in known:
+            stack.pop()
+            continue
+        waiting = [p for p in _sources(model, place) if p not in known]
+        if waiting:
+            stack += waiting
+        else:
+            known[place] = _settle(model, place, overridable)
+    return known[home, name][0]
 
 
-def _is_constant(model: Model, scope: Scope, name: str) -> bool:
-    return isinstance(resolve(model, scope, name), WeightRef)
+def _sources(model: Model, place: Place) -> list[Place]:
+    """What an operator of a chain reads; nothing for a root."""
+    node = model.index.producers[place[0]].get(place[1])
+    if node is None or not _moves(node):
+        return []
+    homes = [(model.index.resolve(place[0], name), name) for name in node.input if name]
+    return [(home, name) for home, name in homes if home is not None]
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    return node.op_type in CHAIN and node.domain in ("", "ai.onnx", "com.microsoft")
+
+
+def _settle(model: Model, place: Place, overridable: bool) -> Found:
+    """A tensor's reference and its distance from the farthest root; its sources are settled."""
+    home, name = place
+    node = model.index.producers[home].get(name)
+    if node is None or (node.op_type == "Constant" and node.domain in ("", "ai.onnx")):
+        refusal = _refuse_root(model, home, name, node, overridable)
+        return refusal or _root_ref(model, home, name), 0
+    if not _moves(node) or not node.input or not node.input[0]:
+        return _ACTIVATION, 0
+    known = model.constants[overridable]
+    sources = [known[p] for p in _sources(model, place)]
+    first, depth = sources[0][0], 1 + max(d for _, d in sources)
+    if not isinstance(first, WeightRef):
+        return first, 0
+    if not all(isinstance(ref, WeightRef) for ref, _ in sources):
+        return _ACTIVATION, 0
+    if depth > _DEPTH:
+        text = f"more than {_DEPTH} operators lie between it and its constant '{first.name}'"
+        return NotConstant("constant_kind", text), 0
+    return _extend(model, first, place, node), depth
 
 
 def _refuse_root(
@@ -128,7 +156,7 @@ def _refuse_root(
     if name not in index.initializers[home]:
         if home.path and name in index.inputs[home]:
             return _refuse_carried(model, home, name)
-        return NotConstant("activation", "it is computed at run time")
+        return _ACTIVATION
     if name in index.inputs[home] and model.proto.ir_version >= 4 and not overridable:
         return NotConstant(
             "overridable",
@@ -144,71 +172,22 @@ def _refuse_carried(model: Model, home: Scope, name: str) -> NotConstant:
     position = model.index.inputs[home][name]
     if outer is not None and attribute == "body" and position < len(outer.input):
         source = outer.input[position]
-        if source and _is_constant(model, home.parent, source):
+        if source and isinstance(resolve(model, home.parent, source), WeightRef):
             return NotConstant(
                 "loop_carried", f"its weight '{name}' is carried through {outer.op_type}"
             )
-    return NotConstant("activation", "it is computed at run time")
+    return _ACTIVATION
 
 
-def _reference(
-    model: Model,
-    home: Scope,
-    name: str,
-    constant: onnx.NodeProto | None,
-    steps: list[tuple[Scope, str, onnx.NodeProto]],
-) -> WeightRef | NotConstant:
-    tensor = _root_tensor(model, home, name, constant)
+def _root_ref(model: Model, home: Scope, name: str) -> WeightRef | NotConstant:
+    tensor = _root_tensor(model, home, name)
     if tensor is None:
         return NotConstant("constant_kind", f"its constant '{name}' is no dense numeric tensor")
-    shape, dtype = tuple(tensor.dims), tensor.data_type
-    names, scopes = tuple(s[1] for s in steps), tuple(s[0] for s in steps)
-    quantized = any(node.op_type == "DequantizeLinear" for _, _, node in steps)
-    recipe = ";".join(_recipe(model, where, made, node) for where, made, node in steps)
-    if steps:
-        plain = _plain_chain(shape, dtype, steps)
-        if plain is None:
-            draft = WeightRef(home, name, names, scopes, shape, dtype, quantized, recipe)
-            try:
-                value = evaluate(model, draft)
-            except ModelError as error:
-                return NotConstant("constant_kind", error.what)
-            plain = value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        shape, dtype = plain
-    return WeightRef(home, name, names, scopes, shape, dtype, quantized, recipe)
+    return WeightRef(home, name, (), (), tuple(tensor.dims), tensor.data_type)
 
 
-def _plain_chain(
-    shape: tuple[int, ...], dtype: int, steps: list[tuple[Scope, str, onnx.NodeProto]]
-) -> tuple[tuple[int, ...], int] | None:
-    """Shape and type after Identity, Transpose and Cast, without reading the tensor."""
-    for _, _, node in steps:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Transpose":
-            perm = attributes.get("perm") or range(len(shape))[::-1]
-            if sorted(perm) != list(range(len(shape))):
-                return None
-            shape = tuple(shape[axis] for axis in perm)
-        elif node.op_type == "Cast":
-            dtype = int(attributes.get("to", dtype))
-        elif node.op_type != "Identity":
-            return None
-    return shape, dtype
-
-
-def _recipe(model: Model, scope: Scope, made: str, node: onnx.NodeProto) -> str:
-    """A text that is equal for nodes that do the same; Identity does nothing."""
-    if node.op_type == "Identity":
-        return ""
-    attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
-    others = [f"{model.index.resolve(scope, name)}:{name}" for name in node.input[1:]]
-    which = list(node.output).index(made)
-    return f"{node.op_type}#{which}({others},{attributes!r})"
-
-
-def _root_tensor(
-    model: Model, home: Scope, name: str, node: onnx.NodeProto | None
-) -> onnx.TensorProto | None:
+def _root_tensor(model: Model, home: Scope, name: str) -> onnx.TensorProto | None:
+    node = model.index.producers[home].get(name)
     if node is None:
         return model.index.initializers[home][name]
     for attribute in node.attribute:
@@ -222,6 +201,62 @@ def _root_tensor(
     return None
 
 
+def _extend(
+    model: Model, first: WeightRef, place: Place, node: onnx.NodeProto
+) -> WeightRef | NotConstant:
+    """The reference behind one more operator."""
+    try:
+        step = _step(model, place, node)
+        shape, dtype = chain.after(step, first.shape, first.dtype)
+    except (ModelError, ValueError, TypeError, IndexError, KeyError) as error:
+        text = f"{node.op_type} on its constant '{first.name}' cannot be followed ({error})"
+        return NotConstant("constant_kind", text)
+    return WeightRef(
+        first.scope,
+        first.name,
+        (*first.chain, place[1]),
+        (*first.scopes, place[0]),
+        tuple(int(dim) for dim in shape),
+        dtype,
+        first.quantized or node.op_type == "DequantizeLinear",
+        first.recipe + _recipe(model, place, node),
+    )
+
+
+def _recipe(model: Model, place: Place, node: onnx.NodeProto) -> str:
+    """A text that is equal for nodes that do the same; Identity does nothing."""
+    if node.op_type == "Identity":
+        return ""
+    attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+    others = [f"{model.index.resolve(place[0], name)}:{name}" for name in node.input[1:]]
+    which = list(node.output).index(place[1])
+    return f"{node.op_type}#{which}({others},{attributes!r});"
+
+
+def _step(
+    model: Model, place: Place, node: onnx.NodeProto, values: dict[Place, Any] | None = None
+) -> Step:
+    """A node of a chain; with the values of its inputs where it needs them.
+
+    Parameters
+    ----------
+    values : dict, optional
+        What has been evaluated already. Without it, only what decides about shapes is read.
+    """
+    refs = [resolve(model, place[0], n, overridable=True) if n else None for n in node.input]
+    known = tuple(ref if isinstance(ref, WeightRef) else None for ref in refs)
+    read = node.op_type in chain.MOVES or (values is not None and node.op_type != "CastLike")
+    return Step(
+        node.op_type,
+        attributes(node),
+        tuple(ref.dtype if ref else 0 for ref in known),
+        tuple(ref.shape if ref else None for ref in known),
+        tuple(_value(model, ref, values or {}) if ref and read else None for ref in known[1:]),
+        len(node.output),
+        list(node.output).index(place[1]),
+    )
+
+
 def evaluate(model: Model, ref: WeightRef) -> NDArray[Any]:
     """The value of a constant, in its own type.
 
@@ -230,22 +265,27 @@ def evaluate(model: Model, ref: WeightRef) -> NDArray[Any]:
     ModelError
         Its bytes are damaged or missing, or the chain cannot be computed.
     """
-    where = f"{model.name}: tensor '{ref.name}'"
-    producer = model.index.producers[ref.scope].get(ref.name)
-    tensor = _root_tensor(model, ref.scope, ref.name, producer)
-    assert tensor is not None
-    root = to_array(model, tensor)
-    if not ref.chain:
-        return root
     try:
-        return _run_chain(model, ref, root)
-    except ModelError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the reference evaluator raises of every kind
+        return _value(model, ref, {})
+    except (ValueError, TypeError, IndexError, KeyError) as error:
         raise ModelError(
-            f"the operators on the constant cannot be computed ({type(error).__name__})",
-            where=where,
+            f"the operators on the constant cannot be computed ({error})",
+            where=f"{model.name}: tensor '{ref.name}'",
         ) from None
+
+
+def _value(model: Model, ref: WeightRef, values: dict[Place, Any]) -> NDArray[Any]:
+    """As `evaluate`; `values` are known already. The chain's limit bounds the recursion."""
+    if ref.end in values:
+        return values[ref.end]  # type: ignore[no-any-return]
+    tensor = _root_tensor(model, ref.scope, ref.name)
+    assert tensor is not None
+    value = to_array(model, tensor)
+    for place in zip(ref.scopes, ref.chain, strict=True):
+        node = model.index.producers[place[0]][place[1]]
+        value = chain.apply(_step(model, place, node, values), value)
+    values[ref.end] = value
+    return value
 
 
 def to_array(model: Model, tensor: onnx.TensorProto) -> NDArray[Any]:
@@ -262,45 +302,6 @@ def to_array(model: Model, tensor: onnx.TensorProto) -> NDArray[Any]:
         return numpy_helper.to_array(loaded)
     except Exception as error:  # noqa: BLE001 - numpy_helper raises of every kind on bad tensors
         raise ModelError(f"cannot be read ({error})", where=where, hint="export it again") from None
-
-
-def _run_chain(model: Model, ref: WeightRef, root: NDArray[Any]) -> NDArray[Any]:
-    """Compute the chain with onnx's reference implementation, node by node."""
-    from onnx.reference import ReferenceEvaluator
-
-    values: dict[str, NDArray[Any]] = {ref.name: root}
-    opsets = [
-        onnx.helper.make_opsetid(d, v) for d, v in model.opsets.items() if d != "com.microsoft"
-    ]
-    previous = ref.name
-    for scope, made in zip(ref.scopes, ref.chain, strict=True):
-        original = model.index.producers[scope][made]
-        node = onnx.NodeProto()
-        node.CopyFrom(original)
-        node.domain = ""
-        feeds = {}
-        for position, name in enumerate(original.input):
-            if position == 0:
-                feeds[name] = values[previous]
-            elif name:
-                extra = resolve(model, scope, name)
-                assert isinstance(extra, WeightRef)
-                feeds[name] = evaluate(model, extra)
-        if node.op_type == "Identity":
-            values[made] = values[previous]
-        else:
-            graph = onnx.helper.make_graph(
-                [node],
-                "chain",
-                [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in feeds],
-                [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in node.output if o],
-            )
-            single = onnx.helper.make_model(graph, opset_imports=opsets)
-            outputs: Any = ReferenceEvaluator(single).run(None, feeds)
-            named = [o for o in node.output if o]
-            values.update(zip(named, outputs, strict=True))
-        previous = made
-    return values[previous]
 
 
 __all__ = ["CHAIN", "NotConstant", "WeightRef", "evaluate", "resolve", "to_array"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxrank.errors import ModelError
+from onnxrank.graph.chain import CHAIN
 from onnxrank.graph.scopes import MAIN, Scope, node_key, walk
 
 
@@ -146,8 +147,6 @@ def _drop_unused(proto: onnx.ModelProto, candidates: set[str]) -> None:
 
 
 def _pure(node: onnx.NodeProto) -> bool:
-    from onnxrank.graph.constants import CHAIN
-
     return node.op_type in CHAIN or node.op_type == "Constant"
 
 

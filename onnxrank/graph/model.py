@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
@@ -128,6 +129,11 @@ class Model:
     sha256: str
     inputs: tuple[TensorInfo, ...] = field(default=())
     outputs: tuple[TensorInfo, ...] = field(default=())
+
+    constants: dict[bool, dict[Any, Any]] = field(
+        default_factory=lambda: {False: {}, True: {}}, init=False, repr=False
+    )
+    """What `constants.resolve` has found, without and with overridable ones."""
 
     @property
     def name(self) -> str:

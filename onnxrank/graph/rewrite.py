@@ -94,6 +94,10 @@ def _edits(model: Model, site: Site, factors: Factors, store: Store) -> list[Edi
         raise ModelError(
             f"cannot be split: {site.hold.reason}", where=f"{model.name}: node '{site.name}'"
         )
+    if factors.bias is not None and not site.centers:
+        raise ModelError(
+            "cannot hold a shift of its outputs", where=f"{model.name}: node '{site.name}'"
+        )
     node = model.index.producers[site.scope][site.output]
     operator = operators.operator(node)
     assert operator is not None

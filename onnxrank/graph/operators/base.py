@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxrank.graph.attributes import attributes
 from onnxrank.graph.constants import NotConstant, WeightRef, evaluate, resolve
 from onnxrank.graph.model import Model, Shape
 from onnxrank.graph.nodes import make_node
@@ -18,38 +19,6 @@ from onnxrank.graph.scopes import Scope
 from onnxrank.graph.sites import Hold, Orientation, Selection, Site, Skip, View
 from onnxrank.graph.weights import FLOATS
 from onnxrank.linalg.layout import Layout
-
-
-_INT, _INTS = onnx.AttributeProto.INT, onnx.AttributeProto.INTS
-_FLOAT, _STRING = onnx.AttributeProto.FLOAT, onnx.AttributeProto.STRING
-
-# Attributes that decide how a node is read or split.
-_KINDS: dict[str, int] = {
-    **dict.fromkeys(("group", "layout", "transA", "transB", "transBatchA", "transBatchB"), _INT),
-    **dict.fromkeys(("strides", "pads", "dilations", "kernel_shape"), _INTS),
-    **dict.fromkeys(("alpha", "beta"), _FLOAT),
-    **dict.fromkeys(("auto_pad", "equation"), _STRING),
-}
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attribute values by name, strings decoded.
-
-    Raises
-    ------
-    ValueError
-        One is of a type that the operators cannot have.
-    """
-    found: dict[str, Any] = {}
-    for attribute in node.attribute:
-        if attribute.type != _KINDS.get(attribute.name, attribute.type):
-            kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
-            raise ValueError(f"attribute '{attribute.name}' of type {kind}")
-        value = onnx.helper.get_attribute_value(attribute)
-        found[attribute.name] = (
-            value.decode("utf8", "replace") if isinstance(value, bytes) else value
-        )
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +41,8 @@ class Context:
 
     @property
     def opset(self) -> int:
-        """Version of the standard operator set."""
-        return self.model.opsets.get("", 1)
+        """Version of the standard operator set; 0 if the model does not import it."""
+        return self.model.opsets.get("", 0)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -104,9 +73,9 @@ class Context:
         """Shape of a tensor, as far as it is known."""
         return self.model.shape(self.scope, name)
 
-    def skip(self, code: str, reason: str, parameters: int = 0) -> Skip:
+    def skip(self, code: str, reason: str, parameters: int = 0, *, suffix: str = "") -> Skip:
         """The node left alone, for a reason."""
-        return Skip(self.name, self.op, self.scope, parameters, code, reason)
+        return Skip(self.name + suffix, self.op, self.scope, parameters, code, reason)
 
     def site(
         self,
@@ -126,10 +95,13 @@ class Context:
         parameters = groups * d_in * d_out
         if weight.dtype not in FLOATS:
             kind = onnx.TensorProto.DataType.Name(weight.dtype).lower()
-            return self.skip("type", f"its weight is of type {kind}, not a float", parameters)
+            text = f"its weight is of type {kind}, not a float"
+            return self.skip("type", text, parameters, suffix=suffix)
         if parameters == 0:
-            return self.skip("empty", "its weight has no entries", 0)
-        if weight.quantized and not self.selection.quantized and hold is None:
+            return self.skip("empty", "its weight has no entries", suffix=suffix)
+        if hold is None and not self.opset:
+            hold = Hold("opset", "factors need the standard operator set, which is not imported")
+        if hold is None and weight.quantized and not self.selection.quantized:
             hold = Hold("quantized", "its weight is quantized; ask for float factors to split it")
         made = next(name for name in self.node.output if name)
         read = weight.chain[-1] if weight.chain else weight.name

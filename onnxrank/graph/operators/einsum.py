@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxrank.graph.attributes import attributes
 from onnxrank.graph.constants import WeightRef
-from onnxrank.graph.model import Model
-from onnxrank.graph.operators.base import Context, Job, attributes, row_count
+from onnxrank.graph.model import Model, Shape
+from onnxrank.graph.operators.base import Context, Job, row_count
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
 
@@ -105,6 +106,8 @@ def recognise(context: Context) -> Site | Skip | None:
     d_out = math.prod(dims[c] for c in terms.made)
     tensor = context.node.input[1 - found[0]]
     axes = _axes(terms.contracted, terms.data)
+    if _stretched(context.shape(tensor), axes, [dims[c] for c in terms.contracted]):
+        return context.skip("shape", "an axis of its input is broadcast along its weight", size)
     return context.site(
         weight,
         tensor,
@@ -115,6 +118,14 @@ def recognise(context: Context) -> Site | Skip | None:
         (1, d_in, d_out),
         rows=row_count(context.shape(tensor), axes),
     )
+
+
+def _stretched(shape: Shape | None, axes: tuple[int, ...], wanted: list[int]) -> bool:
+    """Whether a contracted axis has one entry, which the equation would repeat."""
+    if shape is None:
+        return False
+    found = [shape[axis] if -len(shape) <= axis < len(shape) else None for axis in axes]
+    return any(a == 1 != b for a, b in zip(found, wanted, strict=True))
 
 
 def split(job: Job) -> list[onnx.NodeProto]:

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxrank.graph.attributes import attributes
 from onnxrank.graph.constants import WeightRef
 from onnxrank.graph.model import Model
-from onnxrank.graph.operators.base import Context, Job, attributes, row_count
+from onnxrank.graph.operators.base import Context, Job, row_count
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
 

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxrank.graph.attributes import attributes
 from onnxrank.graph.constants import WeightRef, evaluate
 from onnxrank.graph.model import Model
-from onnxrank.graph.operators.base import Context, Job, attributes, row_count
+from onnxrank.graph.operators.base import Context, Job, row_count
 from onnxrank.graph.scopes import node_key
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis

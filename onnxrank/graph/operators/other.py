@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from onnxrank.graph.chain import CHAIN
 from onnxrank.graph.constants import NotConstant, WeightRef
 from onnxrank.graph.operators.base import Context
 from onnxrank.graph.sites import Skip
@@ -106,8 +107,6 @@ def _sizes(context: Context, least: int) -> list[int]:
 
 
 def _weight_size(context: Context) -> int:
-    from onnxrank.graph.constants import CHAIN
-
     if context.node.op_type in CHAIN or context.node.op_type == "Constant":
         return 0
     return sum(_sizes(context, 2))

@@ -14,6 +14,8 @@ from onnxrank.graph.operators.base import Context, Job
 from onnxrank.graph.sites import Hold, Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
 
+_RECURRENT = "/recurrent"
+
 
 def recognise(context: Context) -> list[Site | Skip]:
     """Two sites: the input weights of all directions, and the recurrent weights."""
@@ -55,7 +57,10 @@ def _recurrent(context: Context) -> Site | Skip | None:
     made = context.node.output[0] if context.node.output else ""
     if not made or len(weight.shape) != 3:
         return context.skip(
-            "recurrent", "its states are no output of the node, so they cannot be measured", size
+            "recurrent",
+            "its states are no output of the node, so they cannot be measured",
+            size,
+            suffix=_RECURRENT,
         )
     directions, gates, hidden = weight.shape
     axes = (2, 3) if context.attributes.get("layout", 0) else (1, 3)
@@ -67,7 +72,7 @@ def _recurrent(context: Context) -> Site | Skip | None:
         (directions, hidden, gates),
         rows=_rows(context, context.node.input[0]),
         hold=Hold("recurrent", "recurrent weights have no exact factor pair in this operator"),
-        suffix="/recurrent",
+        suffix=_RECURRENT,
     )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: D101, D102
 """The torch networks: a small ViT with a convolutional stem, ResNet-20 and ResNet-18 kinds."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Train a network on Fashion-MNIST (MIT licence) and export it to ONNX.
 
-    python tools/models/train.py --data fashion_mnist.npz --model vit      --out models/vit.onnx
+    python tools/models/train.py --data fashion_mnist.npz --model vit --out models/vit.onnx
     python tools/models/train.py --data fashion_mnist.npz --model resnet20 --out models/resnet.onnx
-    python tools/models/train.py --data fashion_mnist.npz --model resnet18 --out resnet18.onnx --epochs 8
+    python tools/models/train.py --data fashion_mnist.npz --model resnet18 --out resnet18.onnx
 
 The data file is made by tools/models/data.py. The ViT is exported by torch's dynamo
 exporter, the ResNets by its legacy exporter, unless --exporter says otherwise. The script
@@ -55,8 +55,8 @@ def optimizer_for(model: nn.Module, name: str, rate: float, decay: float):
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     model.eval()
     with torch.no_grad():
-        right = sum((model(a).argmax(1) == b).sum() for a, b in zip(x.split(500), y.split(500)))
-    return float(right) / len(y)
+        found = torch.cat([model(part).argmax(1) for part in x.split(500)])
+    return float((found == y).float().mean())
 
 
 def train(model: nn.Module, data, recipe, epochs: int, batch: int, minutes: float) -> None:
@@ -110,8 +110,14 @@ def export(model: nn.Module, path: Path, exporter: str) -> None:
     names = {"input_names": ["image"], "output_names": ["logits"]}
     if exporter == "dynamo":
         torch.onnx.export(
-            model, (sample,), str(path), **names, dynamo=True, opset_version=20,
-            external_data=False, dynamic_shapes=({0: torch.export.Dim("batch")},),
+            model,
+            (sample,),
+            str(path),
+            **names,
+            dynamo=True,
+            opset_version=20,
+            external_data=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
     else:
         axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
@@ -174,7 +180,8 @@ def main() -> None:
     print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
     train(model, tensors, recipe, args.epochs or recipe[3], args.batch, args.minutes)
     export(model, args.out, args.exporter or recipe[4])
-    print(f"{args.out}: accuracy {exported_accuracy(args.out, x_test, y_test):.4f} on {len(y_test)} test images")
+    right = exported_accuracy(args.out, x_test, y_test)
+    print(f"{args.out}: accuracy {right:.4f} on {len(y_test)} test images")
 
 
 if __name__ == "__main__":

@@ -60,8 +60,12 @@ def main() -> None:
 
     rng = np.random.default_rng(args.seed)
     model = MLPClassifier(
-        tuple(args.hidden), alpha=1e-4, batch_size=256, learning_rate_init=1e-3,
-        random_state=args.seed, solver="adam",
+        tuple(args.hidden),
+        alpha=1e-4,
+        batch_size=256,
+        learning_rate_init=1e-3,
+        random_state=args.seed,
+        solver="adam",
     )
     classes = np.unique(y_train)
     for epoch in range(args.epochs):
@@ -76,14 +80,13 @@ def main() -> None:
             model.partial_fit(x[k : k + 256], y[k : k + 256], classes=classes)
         print(f"epoch {epoch + 1}  test {model.score(x_test, y_test):.4f}", flush=True)
 
-    proto = to_onnx(
-        model, initial_types=[("image", FloatTensorType([None, 784]))], target_opset=17
-    )
+    proto = to_onnx(model, initial_types=[("image", FloatTensorType([None, 784]))], target_opset=17)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     logits_only(proto, args.out)
     session = onnxruntime.InferenceSession(str(args.out), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": x_test})
-    print(f"{args.out}: accuracy {(logits.argmax(1) == y_test).mean():.4f} on {len(y_test)} test images")
+    right = (logits.argmax(1) == y_test).mean()
+    print(f"{args.out}: accuracy {right:.4f} on {len(y_test)} test images")
 
 
 if __name__ == "__main__":

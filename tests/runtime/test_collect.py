@@ -182,9 +182,7 @@ def test_a_mask_that_fits_nothing_is_an_error():
     proto.graph.node.append(helper.make_node("Identity", ["m"], ["m_out"]))
     proto.graph.output.append(onnx.ValueInfoProto(name="m_out"))
     data = {"x": np.ones((9, 8), np.float32), "m": np.ones((9, 5), np.float32)}
-    with pytest.raises(
-        DataError, match=r"mask .m. fits no layer: a mask of shape"
-    ):
+    with pytest.raises(DataError, match=r"mask .m. fits no layer: a mask of shape"):
         gathered(proto, data, Run(mask="m"))
 
 

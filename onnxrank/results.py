@@ -44,11 +44,11 @@ class ModelInfo(Record):
 
 @dataclass(frozen=True)
 class DataReport(Record):
-    """The data it was measured on; `rows` is the largest number seen by any site."""
+    """The data it was measured on; `rows` is the largest number seen by any site, if it counted."""
 
     source: str
     samples: int
-    rows: int
+    rows: int | None
     provider: str
     seconds: float
     meaningless: bool = False
@@ -161,6 +161,10 @@ class PlanEntry(Record):
         Of the unit's output on the calibration rows, in the Frobenius norm.
     sensitivity : float or None
         How much that error weighs at the model's outputs, where it was probed.
+    shares : tuple of str
+        The units that have their first factor in common, for the form ``shared``.
+    scale : float
+        Of its weight when that factor is fitted.
     """
 
     name: str
@@ -175,11 +179,26 @@ class PlanEntry(Record):
     k_out: int | None = None
     expected_relative_error: float | None = None
     sensitivity: float | None = None
+    shares: tuple[str, ...] = ()
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Plan(Record):
-    """Form and rank of every unit of one model; data that can be saved, edited and applied."""
+    """Form and rank of every unit of one model; data that can be saved, edited and applied.
+
+    Attributes
+    ----------
+    model_sha256 : str
+    settings : mapping
+        What it was asked for.
+    mean_layer_utilization : float or None
+    units : tuple of PlanEntry
+    predicted_error : float or None
+        Squared error of the outputs over their squared norm, as the curves add up; for budgets.
+    bound : float or None
+        No plan within the budget has a predicted error below this.
+    """
 
     SCHEMA: ClassVar[str] = "onnxrank.plan/1"
 
@@ -187,6 +206,8 @@ class Plan(Record):
     settings: Mapping[str, Setting]
     mean_layer_utilization: float | None
     units: tuple[PlanEntry, ...]
+    predicted_error: float | None = None
+    bound: float | None = None
 
     @property
     def split(self) -> tuple[PlanEntry, ...]:
@@ -222,7 +243,25 @@ class OutputError(Record):
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """Original and candidate on the same data; accuracy where the data hold labels."""
+    """Original and candidate on the same data.
+
+    Attributes
+    ----------
+    data : DataReport
+        What both were run on.
+    outputs : mapping of str to OutputError
+        By output name.
+    skipped_outputs : mapping of str to str
+        Outputs that cannot be compared, with the reason.
+    top1_agreement : float or None
+        Share of samples with the same top class, for classifiers.
+    accuracy : Pair or None
+        Where the data hold labels.
+    parameters, macs, bytes : Pair
+        Multiply-accumulates of the linear maps, a sample.
+    latency_ms : Pair
+        Of one step of `latency_samples` samples; the ratio is the median over rounds.
+    """
 
     SCHEMA: ClassVar[str] = "onnxrank.comparison/1"
 
@@ -234,6 +273,8 @@ class Comparison(Record):
     macs: Pair
     bytes: Pair
     latency_ms: Pair
+    latency_samples: int | None = None
+    skipped_outputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def analyze(
 def report(measured: Measured, known: Mapping[str, float] | None = None) -> Report:
     """What was measured, as a report; `known` are rows a sample by site."""
     found, ranks = measured.survey, measured.ranks
-    rows = {**_rows_seen(found, measured.moments), **found.rows(), **(known or {})}
+    rows = {**rows_a_sample(found, measured.moments), **(known or {})}
     unit_of = {site.name: unit.name for unit in found.units for site in unit.sites}
     return Report(
         model=found.info(rows),
@@ -89,13 +89,15 @@ def report(measured: Measured, known: Mapping[str, float] | None = None) -> Repo
     )
 
 
-def _rows_seen(found: Survey, moments: Moments) -> dict[str, float]:
+def rows_a_sample(found: Survey, moments: Moments) -> dict[str, float]:
+    """Rows a sample by site: as the model states its shapes, else as the moments saw them."""
     samples = max(moments.data.samples, 1)
-    return {
+    seen = {
         site.name: sum(fold.n for fold in moments.views[site.view]) / samples
         for site in found.sites
         if site.view in moments.views
     }
+    return {**seen, **found.rows()}
 
 
 def data_report(moments: Moments) -> DataReport:

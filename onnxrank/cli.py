@@ -1,0 +1,324 @@
+"""The command line: options, one call, one print.
+
+Exit codes: 0 done; 1 a gate did not hold; 2 usage or bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxrank.errors import OnnxRankError
+from onnxrank.options import (
+    Fraction,
+    Shard,
+    Sinks,
+    data_options,
+    preprocess_options,
+    rank_options,
+    run_options,
+    selection_options,
+    sink_options,
+)
+from onnxrank.version import __version__
+
+if TYPE_CHECKING:
+    from onnxrank.graph.sites import Selection
+
+LEVELS = ["debug", "info", "warning", "error"]
+
+
+class Commands(click.Group):
+    """The group that turns errors into one line and an exit code, for every command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see the module's exit codes."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except OnnxRankError as error:
+            _fail(ctx, str(error))
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            # The reader has gone; Python must not complain when it flushes at exit.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            ctx.exit(128 + 13)
+        except Exception as error:
+            logging.getLogger(__name__).debug("unexpected error", exc_info=True)
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            hint = (
+                "this is a bug in onnxrank; please report it with the output of --log-level debug"
+            )
+            _fail(ctx, f"{what} ({hint})")
+
+
+def _fail(ctx: click.Context, message: str) -> None:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    ctx.exit(2)
+
+
+def _gate(message: str) -> None:
+    """Say which gate did not hold, and exit with 1."""
+    click.echo(message, err=True)
+    click.get_current_context().exit(1)
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="onnxrank")
+@click.option("-v", "--verbose", count=True, help="Log what is done; twice for details.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and asked-for JSON.")
+@click.option("--log-level", type=click.Choice(LEVELS), help="Log to standard error from here up.")
+@click.pass_context
+def main(ctx: click.Context, verbose: int, quiet: bool, log_level: str | None) -> None:
+    """Measure the utilized rank of ONNX layers on data; factorize those that use little of it.
+
+    \b
+    onnxrank inspect model.onnx
+    onnxrank analyze model.onnx --data samples.npz
+    onnxrank compress model.onnx small.onnx --data samples.npz --energy 0.99
+    """
+    ctx.obj = quiet
+    level = log_level or ("error" if quiet else ["warning", "info", "debug"][min(verbose, 2)])
+    logging.basicConfig(
+        level=level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def _speaks(sinks: Sinks | None = None) -> bool:
+    """Whether tables may be printed."""
+    return not click.get_current_context().obj and not (sinks and sinks.alone)
+
+
+def _watched() -> Any:
+    """Progress on standard error, unless it was asked to be quiet."""
+    from onnxrank.terminal import progress
+
+    return progress(not click.get_current_context().obj)
+
+
+@main.command(short_help="List every node with weights, factorizable or why not.")
+@click.argument("model")
+@selection_options
+@sink_options
+def inspect(model: str, selection: Selection, sinks: Sinks) -> None:
+    """List every node with weights: size, cost, factorizable or why not. Needs no data.
+
+    \b
+    Examples:
+      onnxrank inspect model.onnx
+      onnxrank inspect model.onnx --include '*attention*' --json -
+    """
+    from onnxrank.stages.inspect import inspect
+
+    report = inspect(model, selection=selection)
+    sinks.write(report)
+    if _speaks(sinks):
+        from onnxrank.terminal import show_inspection
+
+        show_inspection(report)
+
+
+@main.command(short_help="Measure the utilized rank of every layer on data.")
+@click.argument("model")
+@data_options
+@click.option(
+    "--energy",
+    type=Fraction(),
+    metavar="E",
+    default=0.99,
+    show_default=True,
+    help="Share of the energy that the utilized directions hold.",
+)
+@click.option("--centered", is_flag=True, help="Measure about the mean instead of about zero.")
+@run_options
+@selection_options
+@sink_options
+def analyze(
+    model: str,
+    data: str | None,
+    moments: str | None,
+    energy: float,
+    centered: bool,
+    selection: Selection,
+    sinks: Sinks,
+    **how: Any,
+) -> None:
+    """Measure the utilized rank of every layer on data, and the mean layer utilization.
+
+    \b
+    Examples:
+      onnxrank analyze model.onnx --data samples.npz
+      onnxrank analyze bert.onnx --data samples.npz --mask attention_mask --energy 0.999
+      onnxrank analyze model.onnx --moments model.moments --json report.json
+    """
+    from onnxrank.stages.analyze import analyze
+    from onnxrank.stages.collect import obtain
+
+    with _watched() as progress:
+        known = obtain(model, data, moments, selection=selection, progress=progress, **how)
+        report = analyze(
+            known.model,
+            known.moments,
+            energy=energy,
+            centered=centered,
+            selection=selection,
+            rows=known.rows,
+            progress=progress,
+        )
+    sinks.write(report)
+    if _speaks(sinks):
+        from onnxrank.terminal import show_analysis
+
+        show_analysis(report)
+
+
+@main.command(short_help="Write a smaller model, verified and compared.")
+@click.argument("model")
+@click.argument("output")
+@data_options
+@click.option(
+    "--eval",
+    "evaluation",
+    metavar="DATA",
+    help="Compare on these data; by default on a part of --data that is kept out.",
+)
+@rank_options
+@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
+@run_options
+@selection_options
+@sink_options
+def compress(model: str, output: str, dry_run: bool, sinks: Sinks, **how: Any) -> None:
+    """Write a smaller model: measure, choose ranks, factorize, verify, compare.
+
+    Exits with 1, and writes nothing, if no layer is worth splitting.
+
+    \b
+    Examples:
+      onnxrank compress model.onnx small.onnx --data samples.npz
+      onnxrank compress model.onnx small.onnx --data samples.npz --eval held_out.npz --energy 0.999
+      onnxrank compress model.onnx small.onnx --moments model.moments --dry-run
+    """
+    from onnxrank.stages.deliver import deliver
+
+    with _watched() as progress:
+        report = deliver(model, output, dry_run=dry_run, progress=progress, **how)
+    sinks.write(report)
+    if _speaks(sinks):
+        from onnxrank.terminal import show_delivery
+
+        show_delivery(report)
+    assert report.plan is not None
+    if not report.plan.split:
+        _gate(f"Nothing to split in {model} at energy {how['energy']}: nothing is written.")
+
+
+@main.command(short_help="Compare two models on the same data.")
+@click.argument("original")
+@click.argument("candidate")
+@click.option("--data", required=True, metavar="DATA", help="Samples to compare on.")
+@preprocess_options
+@click.option(
+    "--max-error",
+    type=float,
+    metavar="X",
+    help="Exit with 1 if an output's relative L2 error is larger.",
+)
+@click.option(
+    "--min-agreement",
+    type=Fraction(),
+    metavar="X",
+    help="Exit with 1 if fewer top-1 classes are the same.",
+)
+@click.option("--latency/--no-latency", default=True, show_default=True, help="Time both models.")
+@run_options
+@click.option("--json", "json_", metavar="FILE", help="Write the comparison as JSON; - for stdout.")
+def compare(
+    original: str,
+    candidate: str,
+    data: str,
+    max_error: float | None,
+    min_agreement: float | None,
+    json_: str | None,
+    **how: Any,
+) -> None:
+    """Compare two models on data: outputs, agreement, parameters, MACs, bytes, latency.
+
+    \b
+    Examples:
+      onnxrank compare model.onnx small.onnx --data held_out.npz
+      onnxrank compare model.onnx small.onnx --data held_out.npz --min-agreement 0.99 --json -
+    """
+    from onnxrank.stages.compare import compare, missed
+
+    sinks = Sinks(json_)
+    with _watched() as progress:
+        comparison = compare(original, candidate, data, progress=progress, **how)
+    sinks.write(comparison)
+    if _speaks(sinks):
+        from onnxrank.terminal import show_comparison
+
+        show_comparison(comparison)
+    failure = missed(comparison, max_error=max_error, min_agreement=min_agreement)
+    if failure is not None:
+        _gate(failure)
+
+
+@main.command(short_help="Collect moments of every layer's input to a file.")
+@click.argument("model")
+@click.argument("moments")
+@click.option("--data", required=True, metavar="DATA", help="Samples to collect from.")
+@preprocess_options
+@click.option("--shard", type=Shard(), metavar="I/N", help="Only the I-th of N parts of the data.")
+@run_options
+@selection_options
+def collect(model: str, moments: str, data: str, **how: Any) -> None:
+    """Collect moments of every layer's input, and save them to the file MOMENTS.
+
+    If it is interrupted, the same command goes on where it stopped.
+
+    \b
+    Examples:
+      onnxrank collect model.onnx model.moments --data samples.npz
+      onnxrank collect model.onnx part1.moments --data big/ --shard 1/4
+    """
+    from onnxrank.record import check_place
+    from onnxrank.stages.collect import resume
+
+    check_place(moments)
+    with _watched() as progress:
+        found = resume(model, data, moments, progress=progress, **how)
+    if _speaks():
+        from onnxrank.terminal import show_moments
+
+        show_moments(found, moments)
+
+
+@main.command(short_help="Add moments of disjoint data.")
+@click.argument("moments", nargs=-1, required=True)
+@click.option("--output", required=True, metavar="FILE", help="Where the sum goes.")
+def merge(moments: tuple[str, ...], output: str) -> None:
+    """Add moments of disjoint data of one model.
+
+    \b
+    Example:
+      onnxrank merge part1.moments part2.moments --output model.moments
+    """
+    from onnxrank.record import check_place
+    from onnxrank.stages.merge import merge
+
+    check_place(output)
+    found = merge(moments)
+    found.save(output)
+    if _speaks():
+        from onnxrank.terminal import show_moments
+
+        show_moments(found, output)

@@ -1,0 +1,314 @@
+"""Options that several commands share: each group becomes one object for the stages."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from onnxrank.results import Comparison, Report
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+class Size(click.ParamType[int]):
+    """An amount of memory: 4GiB, 512M, 1e9."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes of a text such as 4GiB."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?i?)b?\s*", str(value).lower())
+        if match is None or match[2] not in _UNITS:
+            self.fail(f"'{value}' is no size; write for example 4GiB or 512MB", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+class Fraction(click.FloatRange):
+    """A number above 0 and at most 1."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0.0, max=1.0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse NaN too, which is in no range."""
+        number: float = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is not a number above 0 and at most 1", param, ctx)
+        return number
+
+
+class Numbers(click.ParamType[tuple[Any, ...]]):
+    """Numbers with commas between them: 224,224; with `repeat`, one number stands for all."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type, repeat: int = 1) -> None:
+        self.kind, self.repeat = kind, repeat
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """Tuple of a text such as 224,224."""
+        try:
+            found = tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not numbers with commas between them", param, ctx)
+        return found * self.repeat if len(found) == 1 else found
+
+
+class Shard(click.ParamType[tuple[int, int]]):
+    """A part of the data: 2/4."""
+
+    name = "shard"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Pair of a text such as 2/4."""
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"'{value}' is no shard; write for example 2/4", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+def run_options(command: Command) -> Command:
+    """How to run the model: the command gets `run`, a Run."""
+
+    @click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        metavar="N",
+        default=32,
+        show_default=True,
+        help="Samples a step, where the model leaves its batch dimension open.",
+    )
+    @click.option("--samples", type=click.IntRange(1), metavar="N", help="Use the first N samples.")
+    @click.option(
+        "--provider",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to run; auto takes CUDA where a device works.",
+    )
+    @click.option("--threads", type=click.IntRange(0), default=0, help="0: onnxruntime chooses.")
+    @click.option(
+        "--memory",
+        type=Size(),
+        default=0,
+        metavar="SIZE",
+        help="Limit for moments and activations together, for example 4GiB.",
+    )
+    @click.option(
+        "--rows",
+        type=float,
+        metavar="N",
+        help="Draw about N rows a dimension at random; by default all rows count.",
+    )
+    @click.option("--mask", metavar="INPUT", help="Model input whose zeros mark padding.")
+    @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every choice.")
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        batch_size: int,
+        samples: int | None,
+        provider: str,
+        threads: int,
+        memory: int,
+        rows: float | None,
+        mask: str | None,
+        seed: int,
+        **rest: Any,
+    ) -> Any:
+        from onnxrank.runtime.session import Run
+
+        run = Run(
+            provider=provider,
+            threads=threads,
+            memory=memory,
+            batch_size=batch_size,
+            samples=samples,
+            seed=seed,
+            rows=rows,
+            mask=mask,
+        )
+        return command(run=run, **rest)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def data_options(command: Command) -> Command:
+    """What to measure on: the command gets `source`, a Source."""
+
+    @click.option(
+        "--data",
+        metavar="DATA",
+        help="A .npz or .npy file, a folder of those, of ONNX test sets or of images, "
+        "loader.py:function, or random:N.",
+    )
+    @click.option("--moments", metavar="FILE", help="Moments that 'collect' saved, instead.")
+    @preprocess_options
+    @functools.wraps(command)
+    def wrapped(*, data: str | None, moments: str | None, **rest: Any) -> Any:
+        if (data is None) == (moments is None):
+            raise click.UsageError("give either --data DATA or --moments FILE")
+        return command(data=data, moments=moments, **rest)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def preprocess_options(command: Command) -> Command:
+    """How images become inputs: the command gets `preprocess`, a Preprocess or None."""
+
+    @click.option("--preprocess", metavar="NAME", help="For folders of images: imagenet or none.")
+    @click.option("--resize", type=Numbers(int, 2), metavar="H,W", help="Size of images.")
+    @click.option("--mean", type=Numbers(float), metavar="R,G,B", help="Mean of channels in 0..1.")
+    @click.option("--std", type=Numbers(float), metavar="R,G,B", help="Spread of channels.")
+    @click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of image inputs.")
+    @functools.wraps(command)
+    def wrapped(
+        *, preprocess: str | None, resize: Any, mean: Any, std: Any, layout: str | None, **rest: Any
+    ) -> Any:
+        explicit = {"resize": resize, "mean": mean, "std": std, "layout": layout}
+        how = None
+        if preprocess is not None or any(value is not None for value in explicit.values()):
+            from onnxrank.runtime.images import named_preprocess
+
+            how = named_preprocess(preprocess or "none", **explicit)
+        return command(preprocess=how, **rest)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def rank_options(command: Command) -> Command:
+    """How ranks are chosen: passed on by their names."""
+    for option in reversed(
+        (
+            click.option(
+                "--energy",
+                type=Fraction(),
+                default=0.99,
+                show_default=True,
+                help="Share of the energy that the kept directions hold.",
+            ),
+            click.option(
+                "--centered",
+                is_flag=True,
+                help="Measure ranks about the mean instead of about zero.",
+            ),
+            click.option(
+                "--method",
+                default="auto",
+                show_default=True,
+                type=click.Choice(["auto", "centered", "optimal", "projection", "svd"]),
+                help="Factor form; auto takes the best available.",
+            ),
+            click.option(
+                "--align",
+                type=click.IntRange(1),
+                default=8,
+                show_default=True,
+                help="Round ranks up to a multiple of this.",
+            ),
+            click.option(
+                "--allow-unstable",
+                is_flag=True,
+                help="Also split layers whose rank has not settled.",
+            ),
+            click.option(
+                "--force",
+                is_flag=True,
+                help="Split every layer that can be, even where it saves nothing.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def selection_options(command: Command) -> Command:
+    """Which nodes are meant: the command gets `selection`, a Selection."""
+
+    @click.option(
+        "--include",
+        multiple=True,
+        metavar="PATTERN",
+        help="Only nodes whose names match; a glob, repeatable.",
+    )
+    @click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave out nodes whose names match; a glob, repeatable.",
+    )
+    @functools.wraps(command)
+    def wrapped(*, include: tuple[str, ...], exclude: tuple[str, ...], **rest: Any) -> Any:
+        from onnxrank.graph.sites import Selection
+
+        return command(selection=Selection(include=include, exclude=exclude), **rest)
+
+    return wrapped  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """Where results go beside the terminal; '-' is standard output, alone.
+
+    Files that could not be written are refused at once, before any work.
+    """
+
+    json: str | None
+    csv: str | None = None
+
+    def __post_init__(self) -> None:
+        from onnxrank.record import check_place
+
+        for target in (self.json, self.csv):
+            if target is not None and target != "-":
+                check_place(target)
+
+    @property
+    def alone(self) -> bool:
+        """Standard output is taken by a machine-readable result."""
+        return "-" in (self.json, self.csv)
+
+    def write(self, result: Report | Comparison) -> None:
+        """Write what was asked for."""
+        _put(self.json, result.to_json)
+        if self.csv is not None and hasattr(result, "to_csv"):
+            _put(self.csv, result.to_csv)
+
+
+def _put(target: str | None, text: Callable[[], str]) -> None:
+    from onnxrank.record import write_text
+
+    if target == "-":
+        click.echo(text(), nl=False)
+    elif target is not None:
+        write_text(target, text())
+
+
+def sink_options(command: Command) -> Command:
+    """Where results go: the command gets `sinks`, a Sinks."""
+
+    @click.option("--json", "json_", metavar="FILE", help="Write the report as JSON; - for stdout.")
+    @click.option("--csv", "csv_", metavar="FILE", help="Write the sites as CSV; - for stdout.")
+    @functools.wraps(command)
+    def wrapped(*, json_: str | None, csv_: str | None, **rest: Any) -> Any:
+        if json_ == csv_ == "-":
+            raise click.UsageError("only one of --json and --csv can go to standard output")
+        return command(sinks=Sinks(json_, csv_), **rest)
+
+    return wrapped  # type: ignore[return-value]

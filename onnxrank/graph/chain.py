@@ -137,8 +137,17 @@ def _slice(step: Step, x: Array) -> Array:
     axes = step.numbers(2, "axes") or list(range(len(starts)))
     steps = step.numbers(3, "steps") or [1] * len(starts)
     for axis, *limits in zip(axes, starts, ends, steps, strict=True):
-        x = _cut(x, axis, slice(*limits))
+        x = _cut(x, axis, _limited(*limits, length=x.shape[axis]))
     return x
+
+
+def _limited(start: int, end: int, step: int, length: int) -> slice:
+    """ONNX keeps a start within the axis, where Python lets it lie before."""
+    start, end = (v + length if v < 0 else v for v in (start, end))
+    if step < 0:
+        start, end = min(max(start, 0), length - 1), min(max(end, -1), length - 1)
+        return slice(max(start, 0), None if end < 0 else end, step)
+    return slice(max(start, 0), max(end, 0), step)
 
 
 def _cut(x: Array, axis: int, part: slice) -> Array:

@@ -113,13 +113,14 @@ def resolve(
 def _sources(model: Model, place: Place) -> list[Place]:
     """What an operator of a chain reads; nothing for a root."""
     node = model.index.producers[place[0]].get(place[1])
-    if node is None or not _moves(node):
+    if node is None or not is_move(node):
         return []
     homes = [(model.index.resolve(place[0], name), name) for name in node.input if name]
     return [(home, name) for home, name in homes if home is not None]
 
 
-def _moves(node: onnx.NodeProto) -> bool:
+def is_move(node: onnx.NodeProto) -> bool:
+    """Whether a node only moves or converts its first input."""
     return node.op_type in CHAIN and node.domain in ("", "ai.onnx", "com.microsoft")
 
 
@@ -130,7 +131,7 @@ def _settle(model: Model, place: Place, overridable: bool) -> Found:
     if node is None or (node.op_type == "Constant" and node.domain in ("", "ai.onnx")):
         refusal = _refuse_root(model, home, name, node, overridable)
         return refusal or _root_ref(model, home, name), 0
-    if not _moves(node) or not node.input or not node.input[0]:
+    if not is_move(node) or not node.input or not node.input[0]:
         return _ACTIVATION, 0
     known = model.constants[overridable]
     sources = [known[p] for p in _sources(model, place)]
@@ -157,7 +158,7 @@ def _refuse_root(
         if home.path and name in index.inputs[home]:
             return _refuse_carried(model, home, name)
         return _ACTIVATION
-    if name in index.inputs[home] and model.proto.ir_version >= 4 and not overridable:
+    if index.overridable(home, name) and not overridable:
         return NotConstant(
             "overridable",
             f"its weight '{name}' is also a graph input, so a caller may override it",
@@ -246,12 +247,13 @@ def _step(
     refs = [resolve(model, place[0], n, overridable=True) if n else None for n in node.input]
     known = tuple(ref if isinstance(ref, WeightRef) else None for ref in refs)
     read = node.op_type in chain.MOVES or (values is not None and node.op_type != "CastLike")
+    values = {} if values is None else values
     return Step(
         node.op_type,
         attributes(node),
         tuple(ref.dtype if ref else 0 for ref in known),
         tuple(ref.shape if ref else None for ref in known),
-        tuple(_value(model, ref, values or {}) if ref and read else None for ref in known[1:]),
+        tuple(_value(model, ref, values) if ref and read else None for ref in known[1:]),
         len(node.output),
         list(node.output).index(place[1]),
     )
@@ -304,4 +306,4 @@ def to_array(model: Model, tensor: onnx.TensorProto) -> NDArray[Any]:
         raise ModelError(f"cannot be read ({error})", where=where, hint="export it again") from None
 
 
-__all__ = ["CHAIN", "NotConstant", "WeightRef", "evaluate", "resolve", "to_array"]
+__all__ = ["NotConstant", "WeightRef", "evaluate", "is_move", "resolve", "to_array"]

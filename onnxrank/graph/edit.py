@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
 from onnxrank.errors import ModelError
 from onnxrank.graph.chain import CHAIN
+from onnxrank.graph.index import Index
 from onnxrank.graph.scopes import MAIN, Scope, node_key, walk
+
+Place = tuple[Scope, str]
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,12 @@ def splice(
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    freed: set[str] = set()
-    # Inner bodies first: replacing nodes copies the bodies that the others hold.
-    for scope, replaced in sorted(_by_scope(edits).items(), key=lambda e: -len(e[0].path)):
-        graph = dict(walk(result.graph)).get(scope)
-        keys = {node_key(n) for n in graph.node} if graph is not None else set()
-        missing = replaced.keys() - keys
-        if graph is None or missing:
-            raise ModelError(f"no node makes '{min(missing, default='?')}'", where=str(scope))
-        freed |= _replace(graph, replaced)
+    graphs = dict(walk(result.graph))
+    freed: set[Place] = set()
+    for scope, replaced in _by_scope(edits).items():
+        if scope not in graphs:
+            raise ModelError("the model has no such graph", where=str(scope))
+        freed |= {(scope, name) for name in _replace(graphs[scope], replaced, scope)}
     for tensor in initializers:
         result.graph.initializer.append(tensor)
         if result.ir_version < 4:  # every initializer must be a graph input there
@@ -84,102 +85,71 @@ def _by_scope(edits: Sequence[Edit]) -> dict[Scope, dict[str, Edit]]:
     return grouped
 
 
-def _replace(graph: onnx.GraphProto, replaced: dict[str, Edit]) -> set[str]:
+def _replace(graph: onnx.GraphProto, replaced: dict[str, Edit], scope: Scope) -> set[str]:
     """Put the new nodes in place; return the input names that the old ones had."""
-    nodes: list[onnx.NodeProto] = []
+    positions = {node_key(node): k for k, node in enumerate(graph.node)}
+    missing = replaced.keys() - positions.keys()
+    if missing:
+        raise ModelError(f"no node makes '{min(missing)}'", where=str(scope))
     freed: set[str] = set()
-    for node in graph.node:
-        edit = replaced.get(node_key(node))
-        if edit is None:
-            nodes.append(node)
-        else:
-            freed.update(name for name in node.input if name)
-            nodes.extend(edit.nodes)
-    kept = [_copy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
+    for key in sorted(replaced, key=positions.__getitem__, reverse=True):
+        position = positions[key]
+        freed.update(name for name in graph.node[position].input if name)
+        del graph.node[position]
+        for offset, node in enumerate(replaced[key].nodes):
+            graph.node.insert(position + offset, node)
     return freed
 
 
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy
-
-
-def _drop_unused(proto: onnx.ModelProto, candidates: set[str]) -> None:
-    """Drop what `candidates` name, and what only they used, as long as nothing else uses it."""
-    counts = Counter(_names_read(proto))
-    graphs = dict(walk(proto.graph))
-    makers = {
-        output: (scope, node)
-        for scope, graph in graphs.items()
-        for node in graph.node
-        for output in node.output
-        if output
-    }
-    dropped: set[str] = set()
-    dead: dict[Scope, set[str]] = {}
+def _drop_unused(proto: onnx.ModelProto, candidates: set[Place]) -> None:
+    """Drop what `candidates` read, and what only that used, as long as nothing else uses it."""
+    index = Index(proto)
+    freed: Counter[Place] = Counter()
+    gone: set[Place] = set()
+    dead: set[Place] = set()
     queue = sorted(candidates)
     while queue:
-        name = queue.pop()
-        if counts[name] or name in dropped:
+        scope, name = queue.pop()
+        home = index.resolve(scope, name)
+        if home is None or not _unused(index, (home, name), freed):
             continue
-        if name in makers:
-            scope, node = makers[name]
-            if any(counts[output] for output in node.output if output) or not _pure(node):
-                continue
-            dead.setdefault(scope, set()).add(node_key(node))
-            dropped.update(output for output in node.output if output)
-            for source in node.input:
-                counts[source] -= 1
-                queue.append(source)
-        else:
-            dropped.add(name)
-    constants = _droppable(graphs, dropped, proto.ir_version)
-    for scope, graph in graphs.items():
-        _remove(graph.node, lambda n, s=scope: node_key(n) in dead.get(s, ()))
-        _remove(graph.initializer, lambda t: t.name in constants)
-        if proto.ir_version < 4 and scope == MAIN:
-            _remove(graph.input, lambda v: v.name in constants)
-        gone = constants | {o for o in dropped if o in makers and makers[o][0] == scope}
-        _remove(graph.value_info, lambda v, g=gone: v.name in g)
+        node = index.producers[home].get(name)
+        if node is None:
+            if name in index.initializers[home] and not index.overridable(home, name):
+                gone.add((home, name))
+        elif _pure(node) and (home, node_key(node)) not in dead:
+            made = [(home, output) for output in node.output if output]
+            if all(_unused(index, place, freed) for place in made):
+                dead.add((home, node_key(node)))
+                gone.update(made)
+                for source in filter(None, node.input):
+                    freed[index.resolve(home, source) or MAIN, source] += 1
+                    queue.append((home, source))
+    for scope, graph in index.graphs.items():
+        _remove(graph.node, {key for where, key in dead if where == scope}, node_key)
+        names = {name for where, name in gone if where == scope}
+        _remove(graph.initializer, names, _name)
+        _remove(graph.value_info, names, _name)
+        if scope == MAIN:
+            _remove(graph.input, names, _name)
+
+
+def _unused(index: Index, place: Place, freed: Counter[Place]) -> bool:
+    return len(index.uses(*place)) <= freed[place] and place[1] not in index.named_elsewhere
 
 
 def _pure(node: onnx.NodeProto) -> bool:
-    return node.op_type in CHAIN or node.op_type == "Constant"
+    known = node.op_type in CHAIN or node.op_type == "Constant"
+    return known and node.domain in ("", "ai.onnx", "com.microsoft")
 
 
-def _droppable(
-    graphs: dict[Scope, onnx.GraphProto], dropped: set[str], ir_version: int
-) -> set[str]:
-    """Initializers among `dropped`; one that a caller may override stays (IR 4 and later)."""
-    held = {t.name for graph in graphs.values() for t in graph.initializer}
-    inputs = {v.name for graph in graphs.values() for v in graph.input}
-    return (dropped & held) - (inputs if ir_version >= 4 else set())
+def _name(value: Any) -> str:
+    return str(value.name)
 
 
-def _remove(field: object, gone: object) -> None:
-    """Delete the entries of a repeated field for which `gone` holds, from the back."""
-    for position in range(len(field) - 1, -1, -1):  # type: ignore[arg-type]
-        if gone(field[position]):  # type: ignore[index,operator]
-            del field[position]  # type: ignore[attr-defined]
-
-
-def _names_read(proto: onnx.ModelProto) -> Iterator[str]:
-    graphs = [graph for _, graph in walk(proto.graph)]
-    for training in proto.training_info:
-        for part in (training.initialization, training.algorithm):
-            graphs += [graph for _, graph in walk(part)]
-        for binding in (*training.initialization_binding, *training.update_binding):
-            yield binding.key
-            yield binding.value
-    for graph in graphs:
-        for node in graph.node:
-            yield from node.input
-        for output in graph.output:
-            yield output.name
-        for annotation in graph.quantization_annotation:
-            yield annotation.tensor_name
-            for entry in annotation.quant_parameter_tensor_names:
-                yield entry.value
+def _remove(field: Any, names: set[str], name_of: Callable[[Any], str]) -> None:
+    """Delete the entries of a repeated field that bear one of `names`."""
+    if names:
+        for position in range(len(field) - 1, -1, -1):
+            if name_of(field[position]) in names:
+                del field[position]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from fnmatch import fnmatchcase
 
-import onnx
-
 from onnxrank.graph import operators
-from onnxrank.graph.constants import WeightRef
+from onnxrank.graph.constants import is_move
 from onnxrank.graph.model import Model
 from onnxrank.graph.operators import other
 from onnxrank.graph.operators.base import Context
@@ -122,24 +120,26 @@ def find_units(model: Model, sites: list[Site]) -> list[Unit]:
 
 
 def _tied(model: Model, members: list[Site]) -> bool:
-    """Whether anything but these sites reads the weight, so that splitting frees nothing."""
+    """Whether the dense weight stays when these sites are split, so that nothing is freed."""
+    if any(site.hold for site in members):
+        return True
     ours = {(site.scope, site.output) for site in members}
-    held = any(site.hold for site in members)
-    return held or any(_foreign(model, site.weight, ours) for site in members)
-
-
-def _foreign(model: Model, ref: WeightRef, ours: set[tuple[Scope, str]]) -> bool:
-    names = [(ref.scope, ref.name), *zip(ref.scopes, ref.chain, strict=True)]
-    inner = {(scope, node_key(_maker(model, scope, name))) for scope, name in names[1:]}
-    for scope, name in names:
-        for use in model.index.uses(scope, name):
+    index, ref = model.index, members[0].weight
+    if index.overridable(ref.scope, ref.name):
+        return True
+    stack, seen = [(ref.scope, ref.name)], {(ref.scope, ref.name)}
+    while stack:
+        home, name = stack.pop()
+        if name in index.named_elsewhere:
+            return True
+        for use in index.uses(home, name):
             if use.node is None:
                 return True
-            reader = (use.scope, node_key(use.node))
-            if reader not in ours and reader not in inner:
+            if (use.scope, node_key(use.node)) in ours:
+                continue
+            if not is_move(use.node):
                 return True
+            behind = {(use.scope, output) for output in use.node.output if output} - seen
+            seen |= behind
+            stack += behind
     return False
-
-
-def _maker(model: Model, scope: Scope, name: str) -> onnx.NodeProto:
-    return model.index.producers[scope][name]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,8 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from onnxrank.errors import ModelError
 from onnxrank.graph import external, functions
-from onnxrank.graph.scopes import MAIN, Scope, node_key, walk
+from onnxrank.graph.index import Index, Use, captured, check_graph, check_names
+from onnxrank.graph.scopes import MAIN, Scope
 
 Shape = tuple[int | str | None, ...]
 
@@ -41,70 +40,6 @@ class TensorInfo:
     dtype: int
     shape: Shape | None
     optional: bool = False
-
-
-@dataclass(frozen=True)
-class Use:
-    """One reading of a tensor: by input `index` of `node`, or by a graph output (node None)."""
-
-    scope: Scope
-    node: onnx.NodeProto | None
-    index: int
-
-
-class Index:
-    """Who makes and who reads each tensor, in every scope of a document."""
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.graphs: dict[Scope, onnx.GraphProto] = dict(walk(proto.graph))
-        self.producers: dict[Scope, dict[str, onnx.NodeProto]] = {}
-        self.initializers: dict[Scope, dict[str, onnx.TensorProto]] = {}
-        self.sparse: dict[Scope, set[str]] = {}
-        self.inputs: dict[Scope, dict[str, int]] = {}
-        self._uses: dict[tuple[Scope, str], list[Use]] = defaultdict(list)
-        for scope, graph in self.graphs.items():
-            self.producers[scope] = {o: n for n in graph.node for o in n.output if o}
-            self.initializers[scope] = {t.name: t for t in graph.initializer}
-            self.sparse[scope] = {t.values.name for t in graph.sparse_initializer}
-            self.inputs[scope] = {v.name: k for k, v in enumerate(graph.input)}
-        for scope, graph in self.graphs.items():
-            for name, use in _readings(scope, graph):
-                home = self.resolve(scope, name)
-                if home is not None:
-                    self._uses[home, name].append(use)
-
-    def resolve(self, scope: Scope, name: str) -> Scope | None:
-        """The scope that defines the tensor `name` as seen from `scope`, or None."""
-        while True:
-            if (
-                name in self.producers[scope]
-                or name in self.initializers[scope]
-                or name in self.inputs[scope]
-                or name in self.sparse[scope]
-            ):
-                return scope
-            if not scope.path:
-                return None
-            scope = scope.parent
-
-    def uses(self, home: Scope, name: str) -> list[Use]:
-        """Every reading of the tensor that `home` defines as `name`."""
-        return self._uses.get((home, name), [])
-
-    def nodes(self) -> Iterator[tuple[Scope, onnx.NodeProto]]:
-        """Every node of every scope."""
-        for scope, graph in self.graphs.items():
-            for node in graph.node:
-                yield scope, node
-
-
-def _readings(scope: Scope, graph: onnx.GraphProto) -> Iterator[tuple[str, Use]]:
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name:
-                yield name, Use(scope, node, index)
-    for index, output in enumerate(graph.output):
-        yield output.name, Use(scope, None, index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +134,10 @@ def load(
         proto, digest = _read(path)
     where = str(path) if path else "model"
     _check(proto, where)
+    check_names(proto, where)
     external.check(proto, folder, where)
     model = Model(proto, path, folder, digest, _inputs(proto), _infos(proto.graph.output))
-    _check_graph(model, where)
+    check_graph(model.index, where)
     return model
 
 
@@ -253,82 +189,6 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
         )
 
 
-def _check_graph(model: Model, where: str) -> None:
-    """Refuse tensors that nobody makes, tensors made twice, and cycles."""
-    index = model.index
-    for scope, graph in index.graphs.items():
-        made: set[str] = {v.name for v in graph.input}
-        for node in graph.node:
-            for name in node.output:
-                if name and name in made:
-                    raise ModelError(
-                        f"tensor '{name}' is made twice", where=f"{where}: {scope}", hint=_AGAIN
-                    )
-                made.add(name)
-            for name in node.input:
-                if name and index.resolve(scope, name) is None:
-                    raise ModelError(
-                        f"node '{node.name or node_key(node)}' reads tensor '{name}', "
-                        "which nothing makes",
-                        where=f"{where}: {scope}",
-                        hint=_AGAIN,
-                    )
-        for output in graph.output:
-            if index.resolve(scope, output.name) is None:
-                raise ModelError(
-                    f"output '{output.name}' is made by nothing",
-                    where=f"{where}: {scope}",
-                    hint=_AGAIN,
-                )
-        _refuse_cycles(scope, graph, index, where)
-
-
-_AGAIN = "the graph is damaged; export the model again"
-
-
-def _refuse_cycles(scope: Scope, graph: onnx.GraphProto, index: Index, where: str) -> None:
-    producers = index.producers[scope]
-    waiting: dict[str, int] = {}
-    readers: dict[str, list[str]] = defaultdict(list)
-    for node in graph.node:
-        key = node_key(node)
-        if not key:
-            continue
-        sources = {node_key(producers[n]) for n in captured(node) if n in producers}
-        waiting[key] = len(sources)
-        for source in sources:
-            readers[source].append(key)
-    ready = [key for key, count in waiting.items() if not count]
-    done = 0
-    while ready:
-        key = ready.pop()
-        done += 1
-        for reader in readers[key]:
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                ready.append(reader)
-    if done < len(waiting):
-        stuck = next(key for key, count in waiting.items() if count)
-        raise ModelError(
-            f"the nodes form a cycle through '{stuck}'", where=f"{where}: {scope}", hint=_AGAIN
-        )
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Names a node reads, those that its bodies take from outside included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-        for body in graphs:
-            for _, graph in walk(body):
-                own = {o for n in graph.node for o in n.output}
-                own |= {v.name for v in graph.input} | {t.name for t in graph.initializer}
-                for inner in graph.node:
-                    names |= {name for name in inner.input if name and name not in own}
-                names |= {v.name for v in graph.output if v.name not in own}
-    return names
-
-
 def _inputs(proto: onnx.ModelProto) -> tuple[TensorInfo, ...]:
     defaults = {t.name for t in proto.graph.initializer}
     defaults |= {t.values.name for t in proto.graph.sparse_initializer}
@@ -355,4 +215,13 @@ def declared_shape(value: onnx.ValueInfoProto) -> Shape | None:
     )
 
 
-__all__ = ["MAIN", "Index", "Model", "TensorInfo", "Use", "declared_shape", "load"]
+__all__ = [
+    "MAIN",
+    "Index",
+    "Model",
+    "TensorInfo",
+    "Use",
+    "captured",
+    "declared_shape",
+    "load",
+]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxrank.errors import ModelError
 from onnxrank.graph import operators
 from onnxrank.graph.edit import Edit, splice
+from onnxrank.graph.index import named_elsewhere
 from onnxrank.graph.model import Model
 from onnxrank.graph.nodes import Namer, make_tensor
 from onnxrank.graph.operators.base import Job
@@ -71,7 +72,7 @@ def rewrite(
     ModelError
         A site cannot be split, or its factors do not fit the model's type.
     """
-    store = Store(model, Namer(names_of(model.document)))
+    store = Store(model, Namer(names_of(model.document, model.proto)))
     edits: list[Edit] = []
     for site, factors in pairs:
         edits += _edits(model, site, factors, store)
@@ -107,18 +108,19 @@ def _edits(model: Model, site: Site, factors: Factors, store: Store) -> list[Edi
     return [replacing, *(Edit(site.scope, key, (n,)) for key, n in job.others.items())]
 
 
-def names_of(proto: onnx.ModelProto) -> set[str]:
-    """Every name of a tensor or node in any scope."""
+def names_of(*protos: onnx.ModelProto) -> set[str]:
+    """Every name of a tensor or node in any scope, and of what describes one."""
     names: set[str] = set()
-    for _, graph in walk(proto.graph):
-        names.update(v.name for v in graph.input)
-        names.update(v.name for v in graph.output)
-        names.update(t.name for t in graph.initializer)
-        names.update(t.values.name for t in graph.sparse_initializer)
-        for node in graph.node:
-            names.add(node.name)
-            names.update(node.input)
-            names.update(node.output)
+    for proto in protos:
+        for _, graph in walk(proto.graph):
+            for values in (graph.input, graph.output, graph.value_info, graph.initializer):
+                names.update(value.name for value in values)
+            names.update(t.values.name for t in graph.sparse_initializer)
+            for node in graph.node:
+                names.add(node.name)
+                names.update(node.input)
+                names.update(node.output)
+        names |= named_elsewhere(proto)
     return names
 
 

@@ -18,6 +18,9 @@ class Scope:
 
     path: tuple[tuple[str, str], ...] = ()
 
+    def __hash__(self) -> int:
+        return hash(self.path)
+
     def child(self, node: onnx.NodeProto, attribute: str) -> Scope:
         """The scope of the graph that `node` holds under `attribute`."""
         return Scope((*self.path, (node_key(node), attribute)))
@@ -36,7 +39,10 @@ MAIN = Scope()
 
 def node_key(node: onnx.NodeProto) -> str:
     """The first named output of a node: its identity within its graph ('' if it has none)."""
-    return next((name for name in node.output if name), "")
+    for name in node.output:
+        if name:
+            return str(name)
+    return ""
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:

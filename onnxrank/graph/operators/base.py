@@ -57,12 +57,16 @@ class Context:
         """Input `index` as a constant, or why it is none."""
         if not self.has(index):
             return NotConstant("activation", "the input is not given")
-        return resolve(
-            self.model,
-            self.scope,
-            self.node.input[index],
-            overridable=self.selection.overridable,
-        )
+        name = self.node.input[index]
+        found = resolve(self.model, self.scope, name, overridable=self.selection.overridable)
+        home = self.model.index.resolve(self.scope, name)
+        if isinstance(found, NotConstant) and (home, name) in self.model.index.computed:
+            if found.code == "activation":
+                return NotConstant(
+                    "computed_weight",
+                    f"its weight '{name}' is computed from constants; fold them first",
+                )
+        return found
 
     def value(self, index: int) -> NDArray[Any] | None:
         """Value of a constant input, or None."""

@@ -22,7 +22,7 @@ from onnxrank.graph.sites import View
 from onnxrank.moments import Cursor, DataInfo, Folds, Moments, merge
 from onnxrank.runtime.batch import Batch, DataSource
 from onnxrank.runtime.mask import check_mask
-from onnxrank.runtime.session import Run, execute, open_session, provider_of
+from onnxrank.runtime.session import Run, execute, open_session, provider_for, provider_of
 from onnxrank.runtime.tally import Tally
 from onnxrank.runtime.waves import plan_waves
 
@@ -235,7 +235,7 @@ class _Session:
     """An instrumented model that hands its views' tensors to their tallies."""
 
     def __init__(self, model: Model, widths: Widths, run: Run) -> None:
-        probed = probe(model, list(widths), widths, reduce=False)
+        probed = probe(model, list(widths), widths, reduce=_reduces(run))
         self._session = open_session(probed.proto, model.folder, run, name=model.name)
         self._names = probed.names
         self.provider = provider_of(self._session)
@@ -256,6 +256,11 @@ class _Session:
                     n, total, gram = values
                     tallies[view].add_moment(int(n), total, gram, batch)
             del values
+
+
+def _reduces(run: Run) -> bool:
+    """Whether the graph itself sums all rows: on a GPU, rather than bring every tensor here."""
+    return run.mask is None and run.rows is None and provider_for(run) == "cuda"
 
 
 def _freeing(items: list[Any]) -> Iterator[Any]:

@@ -85,7 +85,7 @@ def open_session(
     *,
     cpu_only: bool = False,
     name: str = "model",
-    spinning: bool = True,
+    lean: bool = False,
 ) -> ort.InferenceSession:
     """Load a model into onnxruntime.
 
@@ -101,8 +101,9 @@ def open_session(
         Ignore the provider of `run`.
     name : str
         What to call the model in an error.
-    spinning : bool
-        Idle threads wait busily; not good where many sessions take turns.
+    lean : bool
+        For one of many sessions that take turns: its idle threads do not wait busily, and it
+        keeps no memory between steps.
 
     Raises
     ------
@@ -112,12 +113,12 @@ def open_session(
     import onnxruntime as ort
 
     ort.set_default_logger_severity(4)
-    wanted = "cpu" if cpu_only else _provider(run.provider)
+    wanted = "cpu" if cpu_only else provider_for(run)
     try:
         content = proto.SerializeToString()
         session = ort.InferenceSession(
             content,
-            _options(folder, run.threads, spinning),
+            _options(folder, run.threads, lean),
             providers=_providers(wanted),
         )
     except Exception as error:
@@ -128,6 +129,25 @@ def open_session(
             hint="install the CUDA and cuDNN libraries it needs, or use --provider cpu",
         )
     return session
+
+
+def provider_for(run: Run) -> str:
+    """``cuda`` or ``cpu``: what is wanted and there.
+
+    Raises
+    ------
+    ModelError
+        If ``cuda`` is asked for, and no device works.
+    """
+    import onnxruntime as ort
+
+    asked = run.provider
+    if asked not in PROVIDERS:
+        raise ModelError(f"provider {asked!r} is unknown", hint=f"one of {', '.join(PROVIDERS)}")
+    works = asked != "cpu" and _CUDA in ort.get_available_providers() and cuda_available()
+    if asked == "cuda" and not works:
+        raise ModelError("no CUDA device works here", hint="use --provider cpu or auto")
+    return "cuda" if works else "cpu"
 
 
 def provider_of(session: ort.InferenceSession) -> str:
@@ -161,18 +181,6 @@ def execute(
         raise _run_error(error, where) from error
 
 
-def _provider(asked: str) -> str:
-    """Resolve ``auto``, and refuse what is not there."""
-    import onnxruntime as ort
-
-    if asked not in PROVIDERS:
-        raise ModelError(f"provider {asked!r} is unknown", hint=f"one of {', '.join(PROVIDERS)}")
-    works = asked != "cpu" and _CUDA in ort.get_available_providers() and cuda_available()
-    if asked == "cuda" and not works:
-        raise ModelError("no CUDA device works here", hint="use --provider cpu or auto")
-    return "cuda" if works else "cpu"
-
-
 def _providers(wanted: str) -> list[Any]:
     if wanted == "cpu":
         return [_CPU]
@@ -184,7 +192,7 @@ def _providers(wanted: str) -> list[Any]:
     return [(_CUDA, {"use_tf32": "0"}), _CPU]
 
 
-def _options(folder: Path | None, threads: int, spinning: bool) -> ort.SessionOptions:
+def _options(folder: Path | None, threads: int, lean: bool) -> ort.SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -192,7 +200,9 @@ def _options(folder: Path | None, threads: int, spinning: bool) -> ort.SessionOp
     options.intra_op_num_threads = threads
     # A pattern is kept for every combination of input shapes ever seen: memory that grows.
     options.enable_mem_pattern = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if lean:
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder)

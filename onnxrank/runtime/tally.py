@@ -47,7 +47,7 @@ class Tally:
         self.unmasked = ""
         self._model, self._run, self._samples = model, run, samples
         self._folds = (Accumulator(groups, d), Accumulator(groups, d))
-        self._reduced = [SecondMoment.zeros(groups, d)] * 2 if view.scope.path else None
+        self._reduced: list[SecondMoment] | None = None
         self._share: float | None = None
 
     @staticmethod
@@ -69,7 +69,8 @@ class Tally:
         """Add moments that the graph has summed itself."""
         if not np.isfinite(total).all() or not np.isfinite(gram).all():
             raise self._non_finite(batch)
-        assert self._reduced is not None
+        if self._reduced is None:
+            self._reduced = [SecondMoment.zeros(self.view.layout.groups, self.d)] * 2
         self._reduced[batch.fold] += SecondMoment(n, total, gram)
 
     def result(self) -> Folds:

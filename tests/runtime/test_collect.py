@@ -133,8 +133,18 @@ def test_bodies_are_summed_however_often_they_run():
         gram = gram + seen.T.astype(np.float64) @ seen
         seen = np.maximum(seen @ weight, 0)
     np.testing.assert_allclose((a.gram + b.gram)[0], gram, rtol=1e-4)
-    again = Moments.load  # the scope survives a file
-    assert again is not None
+
+
+def test_a_graph_that_sums_its_rows_itself_gives_the_same(monkeypatch):
+    monkeypatch.setattr("onnxrank.runtime.collect._reduces", lambda run: True)
+    image = RNG.standard_normal((20, 3, 9, 8)).astype(np.float32)
+    proto = conv_model()
+    check(gathered(proto, {"image": image}), proto, {"image": image})
+    x = RNG.standard_normal((100, 8)).astype(np.float32)
+    check(gathered(mlp(), {"x": x}), mlp(), {"x": x})
+    x[70:] = 3e38
+    with pytest.raises(DataError, match="holds NaN or infinity"):
+        gathered(mlp(), {"x": x})
 
 
 def token_model():
@@ -360,15 +370,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, None])
+@pytest.mark.parametrize("save", [np.savez_compressed, None])
 def test_memory_does_not_grow_with_samples(tmp_path, save):
     onnx.save(mlp(widths=(512, 768, 256)), tmp_path / "m.onnx")
-    x = np.random.default_rng(0).integers(-9, 9, (24_000, 512)).astype(np.float32)
+    x = np.random.default_rng(0).integers(-9, 9, (16_000, 512)).astype(np.float32)
     data = tmp_path / ("d.npy" if save is None else "d.npz")
     np.save(data, x) if save is None else save(data, x=x)
     code = MEMORY.format(tests="", model=str(tmp_path / "m.onnx"), data=str(data))
     peaks = [
         int(subprocess.run([sys.executable, "-c", code, n], capture_output=True, check=True).stdout)
-        for n in ("3000", "24000")
+        for n in ("2000", "16000")
     ]
     assert peaks[1] <= 1.02 * peaks[0], peaks

@@ -241,6 +241,7 @@ def compress(model: str, output: str, dry_run: bool, sinks: Sinks, **how: Any) -
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Time both models.")
 @run_options
 @click.option("--json", "json_", metavar="FILE", help="Write the comparison as JSON; - for stdout.")
+@click.option("--html", metavar="FILE", help="Write the comparison as one page for a browser.")
 def compare(
     original: str,
     candidate: str,
@@ -248,6 +249,7 @@ def compare(
     max_error: float | None,
     min_agreement: float | None,
     json_: str | None,
+    html: str | None,
     **how: Any,
 ) -> None:
     """Compare two models on data: outputs, agreement, parameters, MACs, bytes, latency.
@@ -259,7 +261,7 @@ def compare(
     """
     from onnxrank.stages.compare import compare, missed
 
-    sinks = Sinks(json_)
+    sinks = Sinks(json_, html=html)
     with _watched() as progress:
         comparison = compare(original, candidate, data, progress=progress, **how)
     sinks.write(comparison)
@@ -322,3 +324,24 @@ def merge(moments: tuple[str, ...], output: str) -> None:
         from onnxrank.terminal import show_moments
 
         show_moments(found, output)
+
+
+@main.command(short_help="Show a saved report as one page for a browser.")
+@click.argument("result", metavar="REPORT.json")
+@click.option("--html", required=True, metavar="FILE", help="Where the page goes; - for stdout.")
+@click.option("--against", metavar="OTHER.json", help="Show this report beside it.")
+def report(result: str, html: str, against: str | None) -> None:
+    """Show what --json wrote as one HTML file: offline, in light and dark, on paper.
+
+    \b
+    Examples:
+      onnxrank report report.json --html report.html
+      onnxrank report after.json --against before.json --html both.html
+    """
+    from onnxrank.report import headline, read
+
+    sinks = Sinks(None, html=html)
+    found = read(result)
+    sinks.write(found, None if against is None else read(against))
+    if _speaks(sinks):
+        click.echo(f"{html}: {headline(found)}")

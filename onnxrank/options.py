@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from onnxrank.results import Comparison, Report
+    from onnxrank.report import Result
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -271,24 +271,36 @@ class Sinks:
 
     json: str | None
     csv: str | None = None
+    html: str | None = None
 
     def __post_init__(self) -> None:
         from onnxrank.record import check_place
 
-        for target in (self.json, self.csv):
+        if self.places.count("-") > 1:
+            raise click.UsageError("only one result can go to standard output")
+        for target in self.places:
             if target is not None and target != "-":
                 check_place(target)
 
     @property
+    def places(self) -> tuple[str | None, ...]:
+        """Every place that was named, or not."""
+        return self.json, self.csv, self.html
+
+    @property
     def alone(self) -> bool:
         """Standard output is taken by a machine-readable result."""
-        return "-" in (self.json, self.csv)
+        return "-" in self.places
 
-    def write(self, result: Report | Comparison) -> None:
-        """Write what was asked for."""
+    def write(self, result: Result, against: Result | None = None) -> None:
+        """Write what was asked for; the page shows `against` beside it."""
         _put(self.json, result.to_json)
         if self.csv is not None and hasattr(result, "to_csv"):
             _put(self.csv, result.to_csv)
+        if self.html is not None:
+            from onnxrank.report import render
+
+            _put(self.html, lambda: render(result, against))
 
 
 def _put(target: str | None, text: Callable[[], str]) -> None:
@@ -305,10 +317,9 @@ def sink_options(command: Command) -> Command:
 
     @click.option("--json", "json_", metavar="FILE", help="Write the report as JSON; - for stdout.")
     @click.option("--csv", "csv_", metavar="FILE", help="Write the sites as CSV; - for stdout.")
+    @click.option("--html", metavar="FILE", help="Write the report as one page for a browser.")
     @functools.wraps(command)
-    def wrapped(*, json_: str | None, csv_: str | None, **rest: Any) -> Any:
-        if json_ == csv_ == "-":
-            raise click.UsageError("only one of --json and --csv can go to standard output")
-        return command(sinks=Sinks(json_, csv_), **rest)
+    def wrapped(*, json_: str | None, csv_: str | None, html: str | None, **rest: Any) -> Any:
+        return command(sinks=Sinks(json_, csv_, html), **rest)
 
     return wrapped  # type: ignore[return-value]

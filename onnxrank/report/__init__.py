@@ -6,27 +6,32 @@ light or dark colours, prints in full, and works without scripts.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from onnxrank.errors import OnnxRankError
 from onnxrank.record import write_text
 from onnxrank.report import charts, page, text
 from onnxrank.results import Comparison, Report
 from onnxrank.version import __version__
 
-__all__ = ["render", "render_comparison", "write"]
+__all__ = ["Result", "headline", "read", "render", "write"]
+
+Result = Report | Comparison
 
 
-def render(report: Report, against: Report | None = None) -> str:
-    """Return the page of a report.
+def render(result: Result, against: Result | None = None) -> str:
+    """Return the page of a report, or of a comparison alone.
 
     Parameters
     ----------
-    report : Report
-        From `inspect`, `analyze` or `compress`, or read from JSON.
+    result : Report or Comparison
+        What a command gave, or what `read` found.
     against : Report, optional
         Another one to show beside it: before and after training, other data, another model.
 
@@ -34,29 +39,59 @@ def render(report: Report, against: Report | None = None) -> str:
     -------
     str
         A whole HTML document. The same reports give the same text.
+
+    Raises
+    ------
+    OnnxRankError
+        One of two is a comparison, which already holds two models.
     """
-    return _render(page.report_page(report, against))
+    if against is None:
+        return _render(_page(result))
+    if isinstance(result, Comparison) or isinstance(against, Comparison):
+        raise OnnxRankError(
+            "a comparison cannot be shown beside another result",
+            hint="give two reports, of 'analyze' or 'compress'",
+        )
+    return _render(page.report_page(result, against))
 
 
-def render_comparison(comparison: Comparison) -> str:
-    """Return the page of a comparison alone; see `render`."""
-    return _render(page.comparison_page(comparison))
+def headline(result: Result) -> str:
+    """The first line of the page: what can go at what cost, or that nothing can."""
+    return _page(result).verdict.headline
 
 
-def write(
-    result: Report | Comparison, path: str | os.PathLike[str], against: Report | None = None
-) -> None:
-    """Write the page of a report or a comparison; an existing file is replaced in one step.
+def write(result: Result, path: str | os.PathLike[str], against: Result | None = None) -> None:
+    """Write the page that `render` gives; an existing file is replaced in one step.
 
     Raises
     ------
     WriteError
         If the folder does not exist or cannot be written to.
     """
+    write_text(path, render(result, against))
+
+
+def read(path: str | os.PathLike[str]) -> Result:
+    """Read what ``--json`` wrote: a report, or a comparison.
+
+    Raises
+    ------
+    OnnxRankError
+        If it cannot be read, or is something else.
+    """
+    try:
+        plain = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OnnxRankError(f"cannot be read as JSON: {error}", where=str(path)) from error
+    if isinstance(plain, dict) and plain.get("schema") == Comparison.SCHEMA:
+        return Comparison.from_dict(plain)
+    return Report.from_dict(plain)
+
+
+def _page(result: Result) -> page.Page:
     if isinstance(result, Comparison):
-        write_text(path, render_comparison(result))
-    else:
-        write_text(path, render(result, against))
+        return page.comparison_page(result)
+    return page.report_page(result, None)
 
 
 def _render(found: page.Page) -> str:

@@ -36,7 +36,7 @@ ROOMS = [
 ]
 
 # What must never be loaded by the bare import, and what not even by the command line's help.
-HEAVY = ["torch", "ray", "pandas", "onnxruntime", "rich", "scipy", "onnx", "numpy"]
+HEAVY = ["torch", "ray", "pandas", "onnxruntime", "rich", "scipy", "onnx", "numpy", "jinja2"]
 
 
 def room(module: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from onnxrank.errors import WriteError
-from onnxrank.report import render, render_comparison, write
+from onnxrank.report import render, write
 from onnxrank.results import Report
 
 from .reports import (
@@ -116,7 +116,7 @@ def test_300_wide_layers_fit_into_a_megabyte() -> None:
 
 
 def test_a_comparison_alone_has_a_page() -> None:
-    text = render_comparison(comparison(1000, 600))
+    text = render(comparison(1000, 600))
     assert "The candidate has 40\N{NO-BREAK SPACE}% fewer weights" in text
     assert "embedding &lt;2&gt;" in text
     assert "<script>" not in text
@@ -134,7 +134,7 @@ def test_writing_replaces_a_file_in_one_step(tmp_path: Path) -> None:
     write(ANALYSIS, path)
     assert path.read_text(encoding="utf-8") == render(ANALYSIS)
     write(comparison(10, 5), path)
-    assert path.read_text(encoding="utf-8") == render_comparison(comparison(10, 5))
+    assert path.read_text(encoding="utf-8") == render(comparison(10, 5))
     assert [item.name for item in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(WriteError, match="cannot be written"):
         write(ANALYSIS, tmp_path / "nowhere" / "report.html")

@@ -71,7 +71,7 @@ def unmatrix(site: Site, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weight tensor that a matrix (groups, d_in, d_out) stands for, as the node reads it."""
     shape, perm = site.orientation.shape, site.orientation.perm
     turned = matrix.reshape([shape[axis] for axis in perm])
-    return turned.transpose(np.argsort(perm)).reshape(site.weight.shape)
+    return np.asarray(turned.transpose(np.argsort(perm)).reshape(site.weight.shape), np.float64)
 
 
 def override(model: Model, sites: Sequence[Site]) -> Overridden:

@@ -18,7 +18,7 @@ from onnxrank.graph.index import named_elsewhere
 from onnxrank.graph.model import Model
 from onnxrank.graph.nodes import Namer, make_tensor
 from onnxrank.graph.operators.base import Job
-from onnxrank.graph.scopes import walk
+from onnxrank.graph.scopes import Scope, walk
 from onnxrank.graph.sites import Site
 from onnxrank.graph.weights import to_type
 from onnxrank.linalg.factorize import Factors
@@ -32,6 +32,7 @@ class Store:
     names: Namer
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
     _known: dict[bytes, str] = field(default_factory=dict)
+    _made: dict[tuple[Scope, bytes], str] = field(default_factory=dict)
 
     def __call__(self, wish: str, value: NDArray[Any], site: Site) -> str:
         """Name of the constant `value`, in the type of the site's weight."""
@@ -43,6 +44,23 @@ class Store:
             self._known[digest] = tensor.name
             self.tensors[tensor.name] = tensor
         return self._known[digest]
+
+    def reuse(self, scope: Scope, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Leave out a first node that computes what an earlier one of the scope does."""
+        first = onnx.NodeProto()
+        first.CopyFrom(nodes[0])
+        first.ClearField("name")
+        first.ClearField("output")
+        key = scope, first.SerializeToString(deterministic=True)
+        made = nodes[0].output[0]
+        known = self._made.setdefault(key, made)
+        if known == made:
+            return nodes
+        for node in nodes[1:]:
+            for index, name in enumerate(node.input):
+                if name == made:
+                    node.input[index] = known
+        return nodes[1:]
 
     def drain(self) -> Iterator[onnx.TensorProto]:
         """Hand the tensors out one by one, keeping none."""
@@ -63,7 +81,8 @@ def rewrite(
         The original, left untouched.
     pairs : iterable of (Site, Factors)
         The sites to split with their factors, float64, shapes (groups, d_in, r) and
-        (groups, r, d_out). Taken one at a time, so that they need not all be in memory.
+        (groups, r, d_out), in the order of the graph: sites that share a first factor share its
+        node. Taken one at a time, so that they need not all be in memory.
     properties : mapping of str to str, optional
         Entries of metadata_props to add; an entry of the same key is replaced.
 
@@ -104,7 +123,8 @@ def _edits(model: Model, site: Site, factors: Factors, store: Store) -> list[Edi
     assert operator is not None
     first, second = factors.parts
     job = Job(model, site, node, first, second, factors.bias, store, store.names)
-    replacing = Edit(site.scope, site.output, tuple(operator.split(job)))
+    nodes = store.reuse(site.scope, operator.split(job))
+    replacing = Edit(site.scope, site.output, tuple(nodes))
     return [replacing, *(Edit(site.scope, key, (n,)) for key, n in job.others.items())]
 
 

@@ -104,6 +104,18 @@ def allocate(curves: Mapping[str, Curve], budget: float) -> Allocation:
     return Allocation(choice, error, _total(curves, choice, "cost"), min(bound, error))
 
 
+def path(curves: Mapping[str, Curve]) -> list[dict[str, int]]:
+    """Every choice that is optimal at some price, the cheapest first."""
+    hulls = {name: _hull(curve, name) for name, curve in curves.items()}
+    choice = {name: hull[0] for name, hull in hulls.items()}
+    steps = [step for name, hull in hulls.items() for step in _steps(curves[name], hull, name)]
+    choices = [dict(choice)]
+    for step in sorted(steps, key=lambda step: -step.slope):
+        choice[step.name] = step.option
+        choices.append(dict(choice))
+    return choices
+
+
 def _hull(curve: Curve, name: str) -> list[int]:
     """Options on the lower convex hull while it falls, cheapest first."""
     error, cost = curve.error, curve.cost

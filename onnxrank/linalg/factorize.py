@@ -26,6 +26,8 @@ class Factors:
     ----------
     parts : tuple of ndarray of float64
         To be applied in this order; a pair has shapes (groups, d_in, r) and (groups, r, d_out).
+        Where the first is applied to each of p positions alike (a 1x1 convolution), its shape is
+        (groups, d_in / p, r) and the second's (groups, r * p, d_out).
     bias : ndarray of float64, shape (groups, d_out), or None
         To be added to the bias of the map.
     """
@@ -38,7 +40,9 @@ class Factors:
         """The weight the parts stand for, shape (groups, d_in, d_out)."""
         total = self.parts[0]
         for part in self.parts[1:]:
-            total = total @ part
+            groups, _, rank = total.shape
+            spread = total @ part.reshape(groups, rank, -1)
+            total = spread.reshape(groups, -1, part.shape[2])
         return total
 
 

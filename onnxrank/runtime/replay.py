@@ -101,7 +101,7 @@ class Replay:
                 return None
             proto = submodel(self.overridden, segment, self._types, fed=fed)
             model = self.overridden.model
-            session = open_session(proto, model.folder, self._run, name=model.name, spinning=False)
+            session = open_session(proto, model.folder, self._run, name=model.name, lean=True)
             for output in session.get_outputs():
                 self._types[output.name] = _type(output, model.name)
             self._sessions[k, fed] = session

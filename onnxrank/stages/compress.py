@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import onnx
 
 from onnxrank.errors import PlanError
 from onnxrank.graph.model import Model, load
+from onnxrank.graph.override import override
 from onnxrank.graph.rewrite import rewrite
-from onnxrank.graph.sites import Selection, Site, Unit
-from onnxrank.graph.weights import weight_matrix
-from onnxrank.linalg.factorize import Factors, factorize
+from onnxrank.graph.sites import Selection, Site
+from onnxrank.linalg.factorize import Factors
 from onnxrank.moments import Moments
-from onnxrank.results import Plan, PlanEntry
-from onnxrank.stages.measure import check_model, unit_moment
-from onnxrank.stages.plan import ranks_of
+from onnxrank.results import Plan
+from onnxrank.runtime.data import open_data
+from onnxrank.runtime.replay import Replay
+from onnxrank.runtime.session import Run
+from onnxrank.stages.compensate import Task, compensate
+from onnxrank.stages.measure import check_model
 from onnxrank.stages.survey import Progress, Source, silent, survey
+from onnxrank.stages.tasks import tasks
 from onnxrank.version import __version__
 
 
 def compress(
-    model: Source, plan: Plan, moments: Moments, *, progress: Progress = silent
+    model: Source,
+    plan: Plan,
+    moments: Moments,
+    data: Any = None,
+    *,
+    run: Run | None = None,
+    progress: Progress = silent,
 ) -> onnx.ModelProto:
     """Apply a plan. The same inputs give the same bytes.
 
@@ -34,6 +45,11 @@ def compress(
         What to split, from `plan` or a file.
     moments : Moments
         What the factors are fitted to.
+    data : object, optional
+        Calibration data as in `collect`: with them, every layer is fitted to what the compressed
+        layers before it really give (method: section 6).
+    run : Run, optional
+        How to run `data`.
     progress : callable
         Called with (done, total, what).
 
@@ -47,21 +63,42 @@ def compress(
     PlanError
         The plan belongs to another model, or asks for what it does not have.
     """
-    original = load(model)
+    original, how = load(model), run or Run()
     check_model(original, moments)
     if plan.model_sha256 != original.sha256:
         raise PlanError("this plan belongs to another model", hint=f"plan {original.name} again")
     found = survey(original, _selection(plan))
     units = {unit.name: unit for unit in found.units}
-    chosen = [(_unit(units, entry, original), entry) for entry in plan.split]
+    chosen = tasks(original, units, plan, moments)
+    if data is None:
+        pairs = _plain(chosen, len(plan.split), progress)
+    else:
+        pairs = _compensated(original, list(chosen), data, how, progress)
+    return rewrite(original, pairs, provenance(original, plan, moments))
 
-    def pairs() -> Iterator[tuple[Site, Factors]]:
-        for done, (unit, entry) in enumerate(chosen):
-            progress(done, len(chosen), "factorizing")
-            factors = _factors(original, unit, entry, moments)
-            yield from ((site, factors) for site in unit.sites)
 
-    return rewrite(original, pairs(), provenance(original, plan, moments))
+def _plain(
+    chosen: Iterable[Task], count: int, progress: Progress
+) -> Iterator[tuple[Site, Factors]]:
+    """One block at a time, so that the factors need not all be in memory."""
+    done = 0
+    for task in chosen:
+        progress(done, count, "factorizing")
+        found = task.block.split(task.plain)
+        for unit in task.block.units:
+            done += 1
+            yield from ((site, found[unit.name]) for site in unit.sites)
+
+
+def _compensated(
+    model: Model, chosen: list[Task], data: Any, run: Run, progress: Progress
+) -> Iterator[tuple[Site, Factors]]:
+    units = [unit for task in chosen for unit in task.block.units]
+    replay = Replay(override(model, [site for unit in units for site in unit.sites]), run)
+    source = open_data(data, model.inputs, run)
+    factors = compensate(model, replay, chosen, list(source.batches()), run, progress=progress)
+    for unit in units:
+        yield from ((site, factors[unit.name]) for site in unit.sites)
 
 
 def _selection(plan: Plan) -> Selection:
@@ -83,21 +120,3 @@ def provenance(model: Model, plan: Plan, moments: Moments) -> dict[str, str]:
         "onnxrank.data": json.dumps({"source": data.source, "samples": data.samples}),
         "onnxrank.mean_layer_utilization": "" if kept is None else f"{kept:.6f}",
     }
-
-
-def _unit(units: dict[str, Unit], entry: PlanEntry, model: Model) -> Unit:
-    where = f"plan for {model.name}"
-    if entry.name not in units:
-        raise PlanError(f"the model has no unit '{entry.name}'", where=where)
-    unit = units[entry.name]
-    if tuple(site.name for site in unit.sites) != entry.sites:
-        raise PlanError(f"unit '{entry.name}' has other sites than planned", where=where)
-    return unit
-
-
-def _factors(model: Model, unit: Unit, entry: PlanEntry, moments: Moments) -> Factors:
-    full = unit.sites[0].full_rank
-    if entry.form is None or entry.rank is None or not 1 <= entry.rank <= full:
-        raise PlanError(f"rank {entry.rank} of unit '{entry.name}' is not in 1 to {full}")
-    weight = weight_matrix(model, unit.sites[0])
-    return factorize(weight, unit_moment(moments, unit), entry.rank, entry.form, ranks_of(entry))

@@ -78,7 +78,7 @@ def choose(
     """
     site = unit.sites[0]
     rank = site.full_rank if full else aligned(found.rank, align, site.full_rank)
-    kept = next((site.hold.reason for site in unit.sites if site.hold), None)
+    kept = _held(unit)
     if kept is None and not force:
         kept = _no_gain(unit, rank) or (None if allow_unstable else _unsettled(found))
     if form == "centered" and not all(site.centers for site in unit.sites):
@@ -96,6 +96,16 @@ def choose(
         parameters=site.parameters,
         factorized_parameters=factor_parameters(site, rank) if split else site.parameters,
     )
+
+
+def kept_reason(unit: Unit, found: UnitRank, allow_unstable: bool) -> str | None:
+    """Why a unit stays dense whatever the budget; None if it may be cut."""
+    tied = _no_gain(unit, 0) if unit.tied else None
+    return _held(unit) or tied or (None if allow_unstable else _unsettled(found))
+
+
+def _held(unit: Unit) -> str | None:
+    return next((site.hold.reason for site in unit.sites if site.hold), None)
 
 
 def aligned(rank: int, align: int, full_rank: int) -> int:

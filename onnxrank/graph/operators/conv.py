@@ -76,6 +76,11 @@ def _refusal(context: Context, weight: WeightRef) -> Skip | None:
 
 
 def split(job: Job) -> list[onnx.NodeProto]:
+    """The k x k convolution first, or second if the first factor is applied to channels alone."""
+    return _channel_first(job) if job.first.shape[1] < job.site.d_in else _kernel_first(job)
+
+
+def _kernel_first(job: Job) -> list[onnx.NodeProto]:
     """The first keeps the geometry; the second is 1x1, with bias and activation."""
     group, kernel = job.site.groups, job.site.view.layout.kernel  # type: ignore[union-attr]
     ones = (1,) * len(kernel)
@@ -88,8 +93,29 @@ def split(job: Job) -> list[onnx.NodeProto]:
         job.middle,
         without=("activation", "activation_params"),
     )
+    return _close(job, b, {"kernel_shape": list(ones)}, _GEOMETRY)
+
+
+def _channel_first(job: Job) -> list[onnx.NodeProto]:
+    """A 1x1 to fewer channels, which zero padding passes; the second keeps everything."""
+    kernel = job.site.view.layout.kernel  # type: ignore[union-attr]
+    ones = (1,) * len(kernel)
+    a = job.first[0].T.reshape(job.rank, -1, *ones)
+    b = job.second[0].T.reshape(job.site.d_out, job.rank, *kernel)
+    inputs = [job.input(0), job.constant("rank_in.weight", a)]
+    job.add("rank_in", "Conv", inputs, job.middle, extra={"kernel_shape": list(ones)})
+    return _close(job, b, {}, ())
+
+
+_GEOMETRY = ("pads", "auto_pad", "strides", "dilations")
+
+
+def _close(
+    job: Job, weight: NDArray[np.float64], extra: dict[str, object], without: tuple[str, ...]
+) -> list[onnx.NodeProto]:
+    """The last convolution, with bias, activation and whatever else the original reads."""
     bias = job.shifted(2, None if job.shift is None else job.shift.reshape(-1))
-    last = [job.middle, job.constant("rank_out.weight", b), bias, job.input(3)]
+    last = [job.middle, job.constant("rank_out.weight", weight), bias, job.input(3)]
     while not last[-1]:
         last.pop()
     job.add(
@@ -98,8 +124,8 @@ def split(job: Job) -> list[onnx.NodeProto]:
         last,
         job.output,
         domain=job.node.domain,
-        extra={"kernel_shape": list(ones)},
-        without=("pads", "auto_pad", "strides", "dilations"),
+        extra=extra,
+        without=without,
     )
     return job.nodes
 

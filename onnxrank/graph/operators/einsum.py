@@ -160,4 +160,6 @@ def spread(
     value = shift[0].reshape([dims[c] for c in terms.made])
     value = value.transpose([terms.made.index(c) for c in order])
     first = terms.result.index(order[0])
-    return value.reshape([dims[c] if c in terms.made else 1 for c in terms.result[first:]])
+    return np.asarray(
+        value.reshape([dims[c] if c in terms.made else 1 for c in terms.result[first:]]), np.float64
+    )

@@ -88,4 +88,6 @@ def spread(
 ) -> NDArray[np.float64]:
     """A shift of the map, shape (1, d_out), as it is added to the node's output."""
     alpha = float(attributes(node).get("alpha", 1.0))
-    return alpha * (shift[0][:, None] if site.view.tensor == node.input[1] else shift[0])
+    return np.asarray(
+        alpha * (shift[0][:, None] if site.view.tensor == node.input[1] else shift[0]), np.float64
+    )

@@ -120,7 +120,7 @@ def spread(
     alpha = float(attributes(node).get("alpha", 1.0))
     left = site.view.tensor == node.input[1]
     column = left and len(model.shape(site.scope, node.input[1]) or (1, 1)) > 1
-    return alpha * (shift[0][:, None] if column else shift[0])
+    return np.asarray(alpha * (shift[0][:, None] if column else shift[0]), np.float64)
 
 
 def _following_bias(job: Job) -> tuple[onnx.NodeProto, int, WeightRef] | None:

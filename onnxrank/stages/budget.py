@@ -1,0 +1,275 @@
+"""Budget: ranks for all units at once, so that the model's outputs change least (section 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from onnxrank.errors import PlanError
+from onnxrank.graph.override import override
+from onnxrank.graph.sites import Unit
+from onnxrank.linalg.allocate import Allocation, allocate
+from onnxrank.linalg.factorize import Factors, factorize
+from onnxrank.linalg.sensitivity import probe_ranks
+from onnxrank.results import Plan, PlanEntry
+from onnxrank.runtime.batch import Batch, DataSource
+from onnxrank.runtime.replay import Replay
+from onnxrank.runtime.session import Run
+from onnxrank.stages.blocks import Block, sharing
+from onnxrank.stages.curves import (
+    DENSE,
+    Cut,
+    Options,
+    UnitCurve,
+    shared_options,
+    unit_curve,
+    unit_options,
+    weighing,
+)
+from onnxrank.stages.forms import FORMS, Form
+from onnxrank.stages.measure import Measured, unit_folds
+from onnxrank.stages.ranks import kept_reason
+from onnxrank.stages.sensitivity import Probes, probe
+from onnxrank.stages.survey import Progress, silent
+
+KINDS = ("params", "macs", "size")
+
+# Probing may cost this share of running all samples once.
+_COST = 0.8
+_LEAST, _MOST = 16, 256
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be kept of the whole model.
+
+    Attributes
+    ----------
+    kind : str
+        ``params``, ``macs`` or ``size`` (bytes).
+    share : float
+        In (0, 1].
+    """
+
+    kind: str
+    share: float
+
+
+class Planner:
+    """Curves and sensitivities of one model, from which plans for any budget follow.
+
+    Parameters
+    ----------
+    measured : Measured
+        The model, its units, their moments and ranks.
+    source : DataSource
+        Samples to probe with.
+    run : Run
+        How to run them.
+    rows : mapping of str to float
+        Rows a sample by site, for MACs.
+    align : int
+        Ranks are multiples of this.
+    allow_unstable : bool
+        Cut units whose rank has not settled as well.
+    progress : callable
+        Called with (done, total, what).
+    """
+
+    def __init__(
+        self,
+        measured: Measured,
+        source: DataSource,
+        run: Run,
+        rows: Mapping[str, float],
+        *,
+        align: int = 8,
+        allow_unstable: bool = False,
+        progress: Progress = silent,
+    ) -> None:
+        self.measured, self.run, self.align = measured, run, align
+        self.allow_unstable = allow_unstable
+        survey = measured.survey
+        self.model = survey.model
+        self.kept = {
+            u.name: kept_reason(u, measured.ranks[u.name], allow_unstable) for u in survey.units
+        }
+        self.free = [unit for unit in survey.units if self.kept[unit.name] is None]
+        self.rows = rows
+        sites = [site for unit in self.free for site in unit.sites]
+        self.replay = Replay(override(self.model, sites), run)
+        self.curves = self._curves(progress)
+        self.probes = self._probe(source, progress)
+
+    def _curves(self, progress: Progress) -> dict[str, UnitCurve]:
+        curves = {}
+        for done, unit in enumerate(self.free):
+            progress(done, len(self.free), "fitting curves")
+            curves[unit.name] = unit_curve(self.model, unit, self.measured.moments)
+        return curves
+
+    def _probe(self, source: DataSource, progress: Progress) -> dict[str, Probes]:
+        ranks = {n: probe_ranks(c.pair, c.most("pair")) for n, c in self.curves.items()}
+        units = [unit for unit in self.free if ranks[unit.name]]
+        if not units:
+            return {}
+        # Half of the model runs for a probe, on average.
+        steps = sum(map(len, ranks.values()))
+        count = int(2 * _COST * (source.samples or 0) / steps)
+        batches = _of_fold(source, 1, min(max(count, _LEAST), _MOST))
+        return probe(self.replay, units, ranks, self._half, batches, progress=progress)
+
+    def _half(self, unit: Unit, rank: int) -> Factors:
+        """A pair fitted to fold A: the probes run samples of fold B."""
+        first, second = unit_folds(self.measured.moments, unit)
+        name = "centered" if unit.sites[0].centers else "optimal"
+        weight = Block.of(unit).weight(self.model)
+        return factorize(weight, first if first.n else second, rank, name)
+
+    def allocate(self, budget: Budget) -> tuple[Allocation, dict[str, Cut]]:
+        """Choose what becomes of each unit.
+
+        Raises
+        ------
+        PlanError
+            The budget is out of reach, or of an unknown kind.
+        """
+        if budget.kind not in KINDS:
+            raise PlanError(f"unknown budget '{budget.kind}'", hint=f"one of {', '.join(KINDS)}")
+        found = self._options(budget.kind)
+        whole = self.whole(budget.kind)
+        dense = sum(self._cost(budget.kind)(unit, None, 0) for unit in self.free)
+        least = sum(float(o.curve.cost.min()) for o in found.values())
+        allowed = budget.share * whole - (whole - dense)
+        if allowed < least:
+            reachable = (whole - dense + least) / whole
+            raise PlanError(
+                f"a share of {budget.share:g} of the {budget.kind} is out of reach",
+                hint=f"these layers and data reach {math.ceil(reachable * 1000) / 1000:g}",
+            )
+        allocation = allocate({n: o.curve for n, o in found.items()}, allowed)
+        cuts: dict[str, Cut] = {}
+        for name, index in allocation.choice.items():
+            cuts.update(found[name].cuts[index])
+        return allocation, cuts
+
+    def _options(self, kind: str) -> dict[str, Options]:
+        cost = self._cost(kind)
+        found = {
+            n: unit_options(c, self.probes.get(n), self.align, cost) for n, c in self.curves.items()
+        }
+        weights = {n: weighing(self.curves[n], p) for n, p in self.probes.items()}
+        for group in sharing([unit for unit in self.free if unit.name in self.probes]):
+            names = [unit.name for unit in group]
+            alone = {name: found.pop(name) for name in names}
+            curves = [self.curves[name] for name in names]
+            moments = self.measured.moments
+            found[names[0]] = shared_options(
+                self.model, moments, curves, alone, weights, self.align, cost
+            )
+        return found
+
+    def _cost(self, kind: str):  # type: ignore[no-untyped-def]
+        """Cost of a unit in a form at a rank, in terms of a budget's kind."""
+
+        def parameters(unit: Unit, form: Form | None, rank: int) -> float:
+            site = unit.sites[0]
+            return float(site.parameters if form is None else form.parameters(site, rank))
+
+        def macs(unit: Unit, form: Form | None, rank: int) -> float:
+            site = unit.sites[0]
+            each = site.parameters if form is None else form.macs(site, rank)
+            return each * sum(self.rows.get(site.name, 0.0) for site in unit.sites)
+
+        return macs if kind == "macs" else parameters
+
+    def whole(self, kind: str) -> float:
+        """What the whole model costs."""
+        info = self.measured.survey.info(self.rows)
+        if kind == "macs":
+            if info.macs is None:
+                raise PlanError("the multiply-accumulates of this model are not known")
+            return float(info.macs)
+        return float(info.parameters)
+
+    def plan(self, budget: Budget) -> Plan:
+        """The plan of least predicted error within a budget."""
+        allocation, cuts = self.allocate(budget)
+        return Plan(
+            model_sha256=self.model.sha256,
+            settings=self.measured.survey.settings(
+                energy=self.measured.energy,
+                centered=self.measured.centered,
+                align=self.align,
+                allow_unstable=self.allow_unstable,
+                budget=budget.kind,
+                share=budget.share,
+            ),
+            mean_layer_utilization=self.measured.mean_utilization,
+            units=tuple(
+                self._entry(unit, cuts.get(unit.name, DENSE)) for unit in self.measured.survey.units
+            ),
+            predicted_error=allocation.error,
+            bound=allocation.bound,
+        )
+
+    def _entry(self, unit: Unit, cut: Cut) -> PlanEntry:
+        site, ranks = unit.sites[0], self.measured.ranks[unit.name]
+        entry = PlanEntry(
+            name=unit.name,
+            kind=unit.kind,
+            sites=tuple(site.name for site in unit.sites),
+            form=None,
+            rank=None,
+            kept=self.kept[unit.name],
+            parameters=site.parameters,
+            factorized_parameters=site.parameters,
+            k_in=ranks.k_in,
+            k_out=ranks.k_out,
+        )
+        if self.kept[unit.name] is not None:
+            return entry
+        if cut.form is None:
+            return replace(entry, kept="the budget is better spent on it than elsewhere")
+        tail = self.curves[unit.name].tails["pair" if cut.form == "shared" else cut.form]
+        name = cut.form
+        if name == "pair":
+            name = "centered" if site.centers else "optimal"
+        return replace(
+            entry,
+            form=name,
+            rank=cut.rank,
+            factorized_parameters=_parameters(unit, cut),
+            expected_relative_error=math.sqrt(tail[cut.rank] / tail[0]) if tail[0] > 0 else 0.0,
+            sensitivity=weighing(self.curves[unit.name], self.probes[unit.name]) * float(tail[0]),
+            shares=cut.shares,
+            scale=cut.scale,
+        )
+
+
+def _parameters(unit: Unit, cut: Cut) -> int:
+    """What a unit keeps; a shared first factor counts with the first that has it."""
+    site = unit.sites[0]
+    if cut.form != "shared":
+        assert cut.form is not None
+        return FORMS[cut.form].parameters(site, cut.rank)
+    first = site.d_in * cut.rank if cut.shares[0] == unit.name else 0
+    return first + cut.rank * site.d_out
+
+
+def _of_fold(source: DataSource, fold: int, samples: int) -> Sequence[Batch]:
+    """Batches of one fold until there are so many samples; of any fold if it has none."""
+
+    def until(batches: list[Batch]) -> list[Batch]:
+        count = 0
+        for number, batch in enumerate(batches):
+            count += batch.size
+            if count >= samples:
+                return batches[: number + 1]
+        return batches
+
+    most = 2 * samples  # batches alternate between the folds
+    taken = list(islice(source.batches(), most))
+    return until([b for b in taken if b.fold == fold] or taken)

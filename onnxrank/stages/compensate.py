@@ -1,0 +1,237 @@
+"""Compensate: factors fitted, in the order of the graph, to what the compressed prefix gives."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxrank.graph.model import Model
+from onnxrank.graph.residual import output_layout, stream
+from onnxrank.graph.scopes import MAIN
+from onnxrank.graph.sites import Site, Unit, View
+from onnxrank.linalg.drift import Cut, Drift, compensated
+from onnxrank.linalg.factorize import Factors
+from onnxrank.linalg.gram import CrossMoment, SecondMoment
+from onnxrank.linalg.layout import Axis, Patches, row_shape, rows
+from onnxrank.runtime.batch import Batch
+from onnxrank.runtime.mask import rows_kept
+from onnxrank.runtime.replay import Replay, Values
+from onnxrank.runtime.session import Run
+from onnxrank.stages.blocks import Block
+from onnxrank.stages.survey import Progress, silent
+
+# Rows a dimension beyond which a fit gains nothing.
+_ENOUGH = 64
+# What patches may take as rows at once, in bytes.
+_PIECE = 1 << 27
+
+Key = tuple[View, "str | None"]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A block to be cut: how, and its factors as fitted to the original's rows.
+
+    Attributes
+    ----------
+    block : Block
+        The units.
+    cut : callable
+        Gives factors of the block's weight in the metric of a covariance.
+    rank : int
+        Of the factors.
+    plain : Factors
+        Of the block, before compensation.
+    """
+
+    block: Block
+    cut: Cut
+    rank: int
+    plain: Factors
+
+    @property
+    def refits(self) -> bool:
+        """Whether the fit can follow: a shift is written, and one place in the graph is served."""
+        alone = all(len(u.sites) == 1 and u.sites[0].scope == MAIN for u in self.block.units)
+        return alone and self.plain.bias is not None
+
+
+@dataclass(eq=False)
+class Stream:
+    """One batch on its way through both networks."""
+
+    batch: Batch
+    original: Values
+    compressed: Values
+
+
+def compensate(
+    model: Model,
+    replay: Replay,
+    tasks: Sequence[Task],
+    batches: Sequence[Batch],
+    run: Run,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Factors]:
+    """Refit the factors of a plan, segment by segment, each batch running once through each.
+
+    Parameters
+    ----------
+    model : Model
+        The original.
+    replay : Replay
+        Its segments, with the weights of all sites as inputs.
+    tasks : sequence of Task
+        What is cut. Blocks in bodies, of several sites, or without a shift stay as they are.
+    batches : sequence of Batch
+        The rows to fit to, in two folds.
+    run : Run
+        Mask and seed.
+    progress : callable
+        Called with (done, total, what).
+
+    Returns
+    -------
+    dict of str to Factors
+        By unit name.
+    """
+    factors: dict[str, Factors] = {}
+    for task in tasks:
+        factors.update(task.block.split(task.plain))
+    owner = {s.name: t for t in tasks for u in t.block.units for s in u.sites}
+    streams = [Stream(batch, values, values) for batch, values in _start(replay, batches)]
+    moved = False
+    for k in range(1, len(replay)):
+        progress(k - 1, len(replay) - 1, "compensating")
+        here = list(
+            {id(t): t for s in replay.cut.segments[k].sites if (t := owner.get(s))}.values()
+        )
+        if moved:
+            factors.update(_refit(model, here, streams, run))
+        units = [unit for task in here for unit in task.block.units]
+        feeds = site_feeds(replay, units, factors)
+        moved = moved or bool(feeds)
+        for one in streams:
+            _advance(replay, k, one, feeds)
+    progress(len(replay) - 1, len(replay) - 1, "compensating")
+    return factors
+
+
+def _start(replay: Replay, batches: Sequence[Batch]) -> Iterable[tuple[Batch, Values]]:
+    for batch in batches:
+        yield batch, replay.start(batch.feeds)
+
+
+def _advance(replay: Replay, k: int, one: Stream, feeds: Mapping[str, NDArray[Any]]) -> None:
+    same = one.original is one.compressed and not feeds
+    before = one.compressed
+    one.original = replay.advance(k, one.original)
+    one.compressed = one.original if same else replay.advance(k, before, feeds)
+
+
+def site_feeds(
+    replay: Replay, units: Iterable[Unit], factors: Mapping[str, Factors]
+) -> dict[str, NDArray[Any]]:
+    """Weights and shifts that stand for factors, as inputs of the replayed model."""
+    feeds: dict[str, NDArray[Any]] = {}
+    for unit in units:
+        found = factors[unit.name]
+        product = found.product
+        for site in unit.sites:
+            shift = found.bias if site.name in replay.overridden.shifts else None
+            feeds.update(replay.overridden.feeds(site.name, product, shift))
+    return feeds
+
+
+def _refit(
+    model: Model, tasks: Sequence[Task], streams: Sequence[Stream], run: Run
+) -> dict[str, Factors]:
+    """New factors of the tasks of one segment; those that read one input share its moments."""
+    found: dict[str, Factors] = {}
+    known: dict[Key, tuple[Drift, Drift] | None] = {}
+    for task in tasks:
+        if not task.refits:
+            continue
+        site = task.block.site
+        added = stream(model, site) if len(task.block.units) == 1 else None
+        key = (site.view, added)
+        if key not in known:
+            known[key] = _drifts(site, added, streams, run)
+        folds = known[key]
+        if folds is not None:
+            fitted, _ = compensated(task.block.weight(model), folds, task.rank, task.cut)
+            found.update(task.block.split(fitted))
+    return found
+
+
+def _drifts(
+    site: Site, added: str | None, streams: Sequence[Stream], run: Run
+) -> tuple[Drift, Drift] | None:
+    """The drift of what a site reads, by fold; None if a fold has no rows."""
+    shapes = [one.original[site.view.tensor].shape for one in streams]
+    seen = sum(prod(row_shape(shape, site.view.layout)) for shape in shapes)
+    share = min(1.0, _ENOUGH * site.d_in / max(seen, 1))
+    folds: list[Drift | None] = [None, None]
+    for one in streams:
+        for drift in _drift(site, one, added, share, run):
+            before = folds[one.batch.fold]
+            folds[one.batch.fold] = drift if before is None else before + drift
+    first, second = folds
+    return None if first is None or second is None else (first, second)
+
+
+def _drift(site: Site, one: Stream, added: str | None, share: float, run: Run) -> Iterable[Drift]:
+    """Moments of one batch, in pieces."""
+    tensor, layout = site.view.tensor, site.view.layout
+    before, after = one.original[tensor], one.compressed[tensor]
+    grid = row_shape(before.shape, layout)
+    keep = _keep(site, one.batch, grid, share, run)
+    pulled = _pull(site, one, added, prod(grid))
+    for part in _parts(site, keep):
+        x, y = rows(before, layout, part), rows(after, layout, part)
+        pull = None if pulled is None else CrossMoment.of(y, pulled[:, part])
+        yield Drift(SecondMoment.of(y), CrossMoment.of(y, x), pull)
+
+
+def _keep(
+    site: Site, batch: Batch, grid: tuple[int, ...], share: float, run: Run
+) -> NDArray[np.intp]:
+    """Numbers of the rows to take: no padding, and a random share of the others."""
+    kept = np.arange(prod(grid))
+    if run.mask is not None:
+        mask, _ = rows_kept(np.asarray(batch.feeds[run.mask]), grid)
+        kept = kept if mask is None else np.flatnonzero(mask)
+    if share >= 1:
+        return kept
+    rng = np.random.default_rng([run.seed, zlib.crc32(site.view.tensor.encode()), batch.start])
+    return np.sort(rng.choice(kept, ceil(share * len(kept)), replace=False))
+
+
+def _pull(
+    site: Site, one: Stream, added: str | None, count: int
+) -> NDArray[np.floating[Any]] | None:
+    """Rows of the drift of the stream that the site is added to, in step with its input's."""
+    layout = output_layout(site)
+    if added is None or layout is None or added not in one.original:
+        return None
+    assert isinstance(layout, Axis)
+    before, after = one.original[added], one.compressed[added]
+    if before.shape[layout.axes[0]] != site.groups * site.d_out:
+        return None
+    drift = rows(before, layout) - rows(after, layout)
+    return drift if drift.shape[1] == count else None
+
+
+def _parts(site: Site, keep: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Cut many patches into pieces that fit into memory as rows."""
+    if not isinstance(site.view.layout, Patches):
+        return [keep]
+    each = max(1, _PIECE // (4 * site.groups * site.d_in))
+    return [keep[start : start + each] for start in range(0, len(keep), each)] or [keep]

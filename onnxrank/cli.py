@@ -238,18 +238,27 @@ def compress(model: str, output: str, dry_run: bool, sinks: Sinks, **how: Any) -
     metavar="X",
     help="Exit with 1 if fewer top-1 classes are the same.",
 )
+@click.option(
+    "--min-speedup",
+    type=click.FloatRange(min=0.0, min_open=True),
+    metavar="X",
+    help="Exit with 1 if the candidate is not X times as fast.",
+)
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Time both models.")
 @run_options
 @click.option("--json", "json_", metavar="FILE", help="Write the comparison as JSON; - for stdout.")
 @click.option("--html", metavar="FILE", help="Write the comparison as one page for a browser.")
+@click.option("--junit", metavar="FILE", help="Write the verdict of every gate as JUnit XML.")
 def compare(
     original: str,
     candidate: str,
     data: str,
     max_error: float | None,
     min_agreement: float | None,
+    min_speedup: float | None,
     json_: str | None,
     html: str | None,
+    junit: str | None,
     **how: Any,
 ) -> None:
     """Compare two models on data: outputs, agreement, parameters, MACs, bytes, latency.
@@ -258,10 +267,17 @@ def compare(
     Examples:
       onnxrank compare model.onnx small.onnx --data held_out.npz
       onnxrank compare model.onnx small.onnx --data held_out.npz --min-agreement 0.99 --json -
+      onnxrank compare model.onnx small.onnx --data held_out.npz --min-speedup 1.2 --junit gates.xml
     """
-    from onnxrank.stages.compare import compare, missed
+    from onnxrank.stages.compare import compare
+    from onnxrank.stages.gates import judge
 
-    sinks = Sinks(json_, html=html)
+    limits = {"max_error": max_error, "min_agreement": min_agreement, "min_speedup": min_speedup}
+    if junit is not None and set(limits.values()) == {None}:
+        raise click.UsageError("--junit shows gates: give --max-error or another one")
+    if min_speedup is not None and not how["latency"]:
+        raise click.UsageError("--min-speedup needs the latency that --no-latency leaves out")
+    sinks = Sinks(json_, html=html, junit=junit)
     with _watched() as progress:
         comparison = compare(original, candidate, data, progress=progress, **how)
     sinks.write(comparison)
@@ -269,9 +285,11 @@ def compare(
         from onnxrank.terminal import show_comparison
 
         show_comparison(comparison)
-    failure = missed(comparison, max_error=max_error, min_agreement=min_agreement)
-    if failure is not None:
-        _gate(failure)
+    gates = judge(comparison, **limits)
+    sinks.write_gates(comparison, gates, candidate)
+    failures = [gate.failure for gate in gates if gate.failure is not None]
+    if failures:
+        _gate("\n".join(failures))
 
 
 @main.command(short_help="Collect moments of every layer's input to a file.")
@@ -345,3 +363,45 @@ def report(result: str, html: str, against: str | None) -> None:
     sinks.write(found, None if against is None else read(against))
     if _speaks(sinks):
         click.echo(f"{html}: {headline(found)}")
+
+
+@main.command(short_help="Write a folder that a model server loads.")
+@click.argument("model")
+@click.argument("directory", metavar="DIR")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    type=click.Choice(["triton", "kserve", "mlserver", "mlflow"]),
+    help="The server it is for.",
+)
+@click.option("--name", metavar="NAME", help="What clients call it; the file's name otherwise.")
+@click.option(
+    "--version", type=click.IntRange(1), default=1, show_default=True, help="Its version."
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Let the server join requests, up to N samples. Without it they run as they come.",
+)
+def bundle(model: str, directory: str, target: str, **how: Any) -> None:
+    """Write a folder that a model server loads unchanged, with README.md and a request.
+
+    \b
+    Examples:
+      onnxrank bundle small.onnx --to triton repository
+      onnxrank bundle small.onnx --to mlserver served --name encoder --version 2
+    """
+    from onnxrank.serving import bundle
+
+    with _watched() as progress:
+        made = bundle(model, target, directory, progress=progress, **how)
+    if _speaks():
+        click.echo(
+            f"{directory}: {made.name} for {target}, "
+            f"{len(made.files)} files, {made.bytes:,} bytes; "
+            "README.md says how to start, ask and stop it"
+        )
+        if not made.sample_works:
+            click.echo("note: the model ran on none of the plain samples; edit the request file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,8 @@ import click
 
 if TYPE_CHECKING:
     from onnxrank.report import Result
+    from onnxrank.results import Comparison
+    from onnxrank.stages.gates import Gate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -272,6 +274,7 @@ class Sinks:
     json: str | None
     csv: str | None = None
     html: str | None = None
+    junit: str | None = None
 
     def __post_init__(self) -> None:
         from onnxrank.record import check_place
@@ -285,7 +288,7 @@ class Sinks:
     @property
     def places(self) -> tuple[str | None, ...]:
         """Every place that was named, or not."""
-        return self.json, self.csv, self.html
+        return self.json, self.csv, self.html, self.junit
 
     @property
     def alone(self) -> bool:
@@ -301,6 +304,13 @@ class Sinks:
             from onnxrank.report import render
 
             _put(self.html, lambda: render(result, against))
+
+    def write_gates(self, comparison: Comparison, gates: Sequence[Gate], candidate: str) -> None:
+        """Write the verdicts, if they were asked for."""
+        if self.junit is not None:
+            from onnxrank.report.junit import junit
+
+            _put(self.junit, lambda: junit(comparison, gates, candidate))
 
 
 def _put(target: str | None, text: Callable[[], str]) -> None:

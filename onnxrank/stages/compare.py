@@ -78,7 +78,11 @@ def compare(
 
 
 def missed(
-    comparison: Comparison, *, max_error: float | None = None, min_agreement: float | None = None
+    comparison: Comparison,
+    *,
+    max_error: float | None = None,
+    min_agreement: float | None = None,
+    min_speedup: float | None = None,
 ) -> str | None:
     """Say which gate the candidate misses; None if it holds.
 
@@ -98,6 +102,12 @@ def missed(
             raise DataError("no output holds classes, so --min-agreement cannot be judged")
         if comparison.top1_agreement < min_agreement:
             return f"agreement is {comparison.top1_agreement:.4f}, less than {min_agreement}"
+    if min_speedup is not None:
+        before, after = comparison.latency_ms.original, comparison.latency_ms.candidate
+        if before is None or not after:
+            raise DataError("no latency was measured, so --min-speedup cannot be judged")
+        if before / after < min_speedup:
+            return f"the candidate is {before / after:.3f} times as fast, less than {min_speedup}"
     return None
 
 

@@ -297,17 +297,25 @@ def _effects(comparison: Comparison) -> tuple[Card, ...]:
         ("weights", comparison.parameters, text.count),
         ("file size", comparison.bytes, text.size),
         ("latency", comparison.latency_ms, text.milliseconds),
-        ("accuracy", comparison.accuracy, text.percent),
     ):
-        if found is not None and found.candidate is not None:
+        if found.candidate is not None:
             note = f"{form(found.original)} before" if found.original is not None else ""
             cards.append(Card(form(found.candidate), name, note))
+    accuracy, agreement = comparison.accuracy, comparison.top1_agreement
     errors = [error.relative_l2 for error in comparison.outputs.values()]
     worst = max((error for error in errors if error is not None), default=None)
-    change = "" if worst is None else f"outputs change by {text.percent(worst)}"
-    if comparison.top1_agreement is not None:
-        cards.append(Card(text.percent(comparison.top1_agreement), "answers unchanged", change))
-    elif worst is not None and comparison.accuracy is None:
+    if accuracy is not None and accuracy.candidate is not None:
+        cards.append(
+            Card(
+                text.percent(accuracy.candidate),
+                f"accuracy, {text.percent(accuracy.original)} before",
+                "" if agreement is None else f"{text.percent(agreement)} of answers unchanged",
+            )
+        )
+    elif agreement is not None:
+        change = "" if worst is None else f"outputs change by {text.percent(worst)}"
+        cards.append(Card(text.percent(agreement), "answers unchanged", change))
+    elif worst is not None:
         cards.append(Card(text.percent(worst), "change of the outputs", "relative, the worst one"))
     return tuple(cards)
 

@@ -207,14 +207,17 @@ def _speed(comparison: Comparison) -> tuple[str, ...]:
             text.milliseconds(latency.candidate),
         )
         factor = 1 / latency.ratio
+        many = comparison.latency_samples
+        step = f" for {text.number(many, 'sample')}" if many else ""
         if factor >= 1.02:
             told.append(
-                f"It runs {text.figure(factor)} times as fast: {after} in the place of {before}."
+                f"It runs {text.figure(factor)} times as fast: {after} in the place of "
+                f"{before}{step}."
             )
         elif factor <= 0.98:
-            told.append(f"It is not faster: {after} in the place of {before}.")
+            told.append(f"It is not faster: {after} in the place of {before}{step}.")
         else:
-            told.append(f"It is as fast as before: {after}.")
+            told.append(f"It is as fast as before: {after}{step}.")
     if stored.ratio is not None:
         told.append(
             f"The file takes {text.size(stored.candidate)} in the place of "

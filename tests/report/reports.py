@@ -170,6 +170,8 @@ def comparison(before: int, after: int, error: float = 0.011) -> Comparison:
         macs=Pair.of(16 * before, 16 * after),
         bytes=Pair.of(4 * before, 4 * after),
         latency_ms=Pair.of(4.2, 3.1),
+        latency_samples=32,
+        skipped_outputs={"names": "it holds text"},
     )
 
 

@@ -152,7 +152,9 @@ def show_delivery(report: Report) -> None:
 
 
 def _print_open_questions(report: Report) -> None:
-    """What the table cannot say: sites that have not settled, and nodes left out."""
+    """What the table cannot say: data that mean nothing, ranks not settled, nodes left out."""
+    if report.data is not None and report.data.meaningless:
+        _print("random data: these ranks say nothing about the model")
     waiting = [site for site in report.sites if site.rank_stable is False]
     if waiting:
         wanted = max(site.rows_wanted or 0 for site in waiting)

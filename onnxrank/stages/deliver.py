@@ -22,6 +22,7 @@ from onnxrank.stages.plan import decide
 from onnxrank.stages.survey import Progress, Source, silent
 
 NOT_COMPARED = "not compared: moments hold no samples, give --eval DATA"
+RANDOM = "calibrated on random data: the result is good for nothing but a test"
 NOT_HELD_OUT = "compared on the calibration data: there are too few samples to hold some out"
 
 
@@ -89,7 +90,10 @@ def deliver(
     with staged(original, proto, Path(output)) as path:
         verify(path, original)
         comparison = _compared(original, load(path), held, how, progress)
-    return replace(found, comparison=comparison, notes=(note,) if note else ())
+    notes = [note] if note else []
+    if known.moments.data.meaningless:
+        notes.append(RANDOM)
+    return replace(found, comparison=comparison, notes=tuple(notes))
 
 
 def _parted(

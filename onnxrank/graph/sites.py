@@ -93,6 +93,11 @@ class Site:
         return self.groups * self.d_in * self.d_out
 
     @property
+    def convolves(self) -> bool:
+        """Whether it is a convolution, whose kernels like ranks of round numbers."""
+        return "Conv" in self.op
+
+    @property
     def full_rank(self) -> int:
         """Largest rank of one group's matrix."""
         return min(self.d_in, self.d_out)

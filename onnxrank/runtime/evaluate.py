@@ -90,7 +90,7 @@ def compare_outputs(
     _check_interface(original, candidate)
     sessions = [open_session(m.proto, m.folder, run, name=m.name) for m in (original, candidate)]
     names = [info.name for info in original.outputs]
-    found = _Comparison()
+    found = Differences()
     samples = 0
     for batch in source.batches():
         reference, other = (outputs_of(session, names, batch) for session in sessions)
@@ -111,7 +111,7 @@ def compare_outputs(
 
 
 @dataclass
-class _Comparison:
+class Differences:
     """What the batches so far gave."""
 
     outputs: dict[str, OutputStats] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from onnxrank.runtime.session import Run
 from onnxrank.stages.blocks import Block, sharing
 from onnxrank.stages.curves import (
     DENSE,
+    Cost,
     Cut,
     Options,
     UnitCurve,
@@ -100,6 +101,7 @@ class Planner:
         self.rows = rows
         sites = [site for unit in self.free for site in unit.sites]
         self.replay = Replay(override(self.model, sites), run)
+        self._known: dict[str, dict[str, Options]] = {}
         self.curves = self._curves(progress)
         self.probes = self._probe(source, progress)
 
@@ -136,24 +138,46 @@ class Planner:
         PlanError
             The budget is out of reach, or of an unknown kind.
         """
-        if budget.kind not in KINDS:
-            raise PlanError(f"unknown budget '{budget.kind}'", hint=f"one of {', '.join(KINDS)}")
-        found = self._options(budget.kind)
-        whole = self.whole(budget.kind)
-        dense = sum(self._cost(budget.kind)(unit, None, 0) for unit in self.free)
-        least = sum(float(o.curve.cost.min()) for o in found.values())
-        allowed = budget.share * whole - (whole - dense)
-        if allowed < least:
-            reachable = (whole - dense + least) / whole
+        found = self.options(budget.kind)
+        reach = self.reach(budget.kind)
+        if budget.share < reach:
             raise PlanError(
                 f"a share of {budget.share:g} of the {budget.kind} is out of reach",
-                hint=f"these layers and data reach {math.ceil(reachable * 1000) / 1000:g}",
+                where=self.model.name,
+                hint=f"these layers and data reach {math.ceil(reach * 1000) / 1000:g}",
             )
+        whole = self.whole(budget.kind)
+        allowed = budget.share * whole - (whole - self._dense(budget.kind))
         allocation = allocate({n: o.curve for n, o in found.items()}, allowed)
         cuts: dict[str, Cut] = {}
         for name, index in allocation.choice.items():
             cuts.update(found[name].cuts[index])
         return allocation, cuts
+
+    def reach(self, kind: str) -> float:
+        """The smallest share of the model that its options reach."""
+        least = sum(float(o.curve.cost.min()) for o in self.options(kind).values())
+        whole = self.whole(kind)
+        return (whole - self._dense(kind) + least) / whole if whole else 1.0
+
+    def _dense(self, kind: str) -> float:
+        """What the units that may be cut cost as they are."""
+        cost = self._cost(kind)
+        return sum(cost(unit, None, 0) for unit in self.free)
+
+    def options(self, kind: str) -> dict[str, Options]:
+        """What each unit, or group of units that may share, can become.
+
+        Raises
+        ------
+        PlanError
+            The kind of cost is unknown.
+        """
+        if kind not in KINDS:
+            raise PlanError(f"unknown budget '{kind}'", hint=f"one of {', '.join(KINDS)}")
+        if kind not in self._known:
+            self._known[kind] = self._options(kind)
+        return self._known[kind]
 
     def _options(self, kind: str) -> dict[str, Options]:
         cost = self._cost(kind)
@@ -166,12 +190,10 @@ class Planner:
             alone = {name: found.pop(name) for name in names}
             curves = [self.curves[name] for name in names]
             moments = self.measured.moments
-            found[names[0]] = shared_options(
-                self.model, moments, curves, alone, weights, self.align, cost
-            )
+            found[names[0]] = shared_options(self.model, moments, curves, alone, weights, cost)
         return found
 
-    def _cost(self, kind: str):  # type: ignore[no-untyped-def]
+    def _cost(self, kind: str) -> Cost:
         """Cost of a unit in a form at a rank, in terms of a budget's kind."""
 
         def parameters(unit: Unit, form: Form | None, rank: int) -> float:

@@ -123,7 +123,8 @@ def unit_options(curve: UnitCurve, probes: Probes | None, align: int, cost: Cost
         assert probes is not None
         form = FORMS[name]
         expected = predicted(points(curve, probes), tail)
-        for rank in range(align, curve.most(name) + 1, align) or ():
+        step = align if site.convolves else 1
+        for rank in range(step, curve.most(name) + 1, step):
             if math.isfinite(expected[rank]) and form.parameters(site, rank) < site.parameters:
                 cuts.append({unit.name: Cut(name, rank)})
                 errors.append(float(expected[rank]))
@@ -148,7 +149,6 @@ def shared_options(
     curves: Sequence[UnitCurve],
     alone: Mapping[str, Options],
     weights: Mapping[str, float],
-    align: int,
     cost: Cost,
 ) -> Options:
     """What units that read one input can become: each alone, or with a common first factor.
@@ -168,13 +168,13 @@ def shared_options(
         lambda a, b: cross_tails(block.weight(model), a, b, True),
         unit_folds(moments, block.units[0]),
     )
-    wide, single = sum(unit.sites[0].d_out for unit in block.units), block.site.parameters
+    wide = sum(unit.sites[0].d_out for unit in block.units)
     dense = sum(unit.sites[0].parameters for unit in block.units)
     names = tuple(unit.name for unit in block.units)
     price = sum(cost(unit, None, 0) for unit in block.units) / dense
-    for rank in range(align, len(tail), align):
+    for rank in range(1, len(tail)):
         size = rank * (block.site.d_in + wide)
-        if size < dense and single:
+        if size < dense:
             scales = zip(block.units, block.scales, strict=True)
             cuts.append({unit.name: Cut("shared", rank, names, scale) for unit, scale in scales})
             errors.append(float(tail[rank]))

@@ -1,0 +1,134 @@
+"""Search: the smallest model that loses no more than is allowed, decided on samples kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnxrank.linalg.factorize import Factors
+from onnxrank.results import Frontier, FrontierPoint, Plan
+from onnxrank.stages.budget import Budget, Planner
+from onnxrank.stages.compensate import site_feeds
+from onnxrank.stages.judge import Judge, Loss
+from onnxrank.stages.survey import Progress, silent
+
+# Bisections of the kept share; the last ones move by less than a hundredth.
+_STEPS = 6
+
+# Factors of every unit that a plan cuts, by unit name.
+Fit = Callable[[Plan], dict[str, Factors]]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One plan that was looked at."""
+
+    share: float
+    plan: Plan
+    factors: dict[str, Factors]
+    loss: Loss
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes
+    ----------
+    chosen : Candidate or None
+        The smallest one that holds on the samples that decide; None if none does.
+    frontier : Frontier
+        All that were looked at, with what they lose on the samples that were searched with.
+    """
+
+    chosen: Candidate | None
+    frontier: Frontier
+
+
+def search(
+    planner: Planner,
+    fit: Fit,
+    searched: Judge,
+    deciding: Judge,
+    tolerance: Callable[[Loss], float],
+    *,
+    kind: str = "params",
+    progress: Progress = silent,
+) -> Found:
+    """Bisect the share of the model that is kept.
+
+    Parameters
+    ----------
+    planner : Planner
+        Gives the best plan for a share.
+    fit : callable
+        Factors of a plan.
+    searched, deciding : Judge
+        Samples to search with, and others that decide: of those that hold on the first, the
+        smallest that holds on the second is taken.
+    tolerance : callable
+        What may be lost, of a kind of loss.
+    kind : str
+        What is to be small: a kind of budget.
+    progress : callable
+        Called with (done, total, what).
+    """
+    low, high = planner.reach(kind), 1.0
+    looked: list[Candidate] = []
+    for step in range(_STEPS):
+        if high - low < 0.01:
+            break
+        share = (low + high) / 2
+        progress(step, _STEPS, f"searching, at {share:.0%} of the {kind}")
+        plan = planner.plan(Budget(kind, share))
+        factors = fit(plan)
+        candidate = Candidate(share, plan, factors, _loss(planner, searched, factors))
+        looked.append(candidate)
+        if candidate.loss.value <= tolerance(candidate.loss):
+            high = share
+        else:
+            low = share
+    progress(_STEPS, _STEPS, "searching")
+    chosen = _decide(planner, looked, deciding, tolerance)
+    return Found(chosen, _frontier(looked, chosen, kind, tolerance))
+
+
+def _loss(planner: Planner, judge: Judge, factors: dict[str, Factors]) -> Loss:
+    units = [unit for unit in planner.free if unit.name in factors]
+    return judge.loss(site_feeds(planner.replay, units, factors))
+
+
+def _decide(
+    planner: Planner,
+    looked: list[Candidate],
+    deciding: Judge,
+    tolerance: Callable[[Loss], float],
+) -> Candidate | None:
+    for candidate in sorted(looked, key=lambda c: c.share):
+        if candidate.plan.split and candidate.loss.value <= tolerance(candidate.loss):
+            loss = _loss(planner, deciding, candidate.factors)
+            if loss.value <= tolerance(loss):
+                return candidate
+    return None
+
+
+def _frontier(
+    looked: list[Candidate],
+    chosen: Candidate | None,
+    kind: str,
+    tolerance: Callable[[Loss], float],
+) -> Frontier:
+    points = tuple(
+        FrontierPoint(
+            size=candidate.share,
+            predicted=candidate.plan.predicted_error,
+            measured=candidate.loss.value,
+            chosen=candidate is chosen,
+            label=f"{candidate.share:.3f}",
+        )
+        for candidate in sorted(looked, key=lambda c: c.share)
+    )
+    limit = tolerance(looked[0].loss) if looked else None
+    what = looked[0].loss.kind if looked else "error"
+    names = {"accuracy": "accuracy lost", "agreement": "samples that change class"}
+    return Frontier(f"share of the {kind}", names.get(what, "relative error"), points, limit)

@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, sync_playwright
 from onnxrank import report
 
 ROOT = Path(__file__).parent.parent
-WIDTH, COLOURS = 1100, 128
+WIDTH, COLOURS = 1100, 256
 # The last thing on the picture.
 END = "#large"
 

@@ -266,6 +266,8 @@ def _from_ort(value: ort.OrtValue) -> Any:
         return value.numpy()
     if value.element_type() == onnx.TensorProto.BFLOAT16:
         return _bfloat16(value)
+    if not hasattr(value, "__dlpack__"):  # an older onnxruntime: at the price of a copy
+        return value.numpy()
     array = np.from_dlpack(value)
     return array.view(np.bool_) if value.element_type() == onnx.TensorProto.BOOL else array
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from onnxrank.errors import ModelError
-from onnxrank.graph.scopes import walk
+from onnxrank.graph.scopes import bodies, walk
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         graphs += [
             g for part in (training.initialization, training.algorithm) for _, g in walk(part)
         ]
-    nodes = [node for graph in graphs for node in graph.node]
     for function in proto.functions:
-        nodes += function.node
+        held = [body for node in function.node for _, body in bodies(node)]
+        graphs += [graph for body in held for _, graph in walk(body)]
+    nodes = [node for graph in graphs for node in graph.node]
+    nodes += [node for function in proto.functions for node in function.node]
     for graph in graphs:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:

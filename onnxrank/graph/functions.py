@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
+
+from onnxrank.errors import ModelError
+from onnxrank.graph.scopes import bodies, walk
 
 # Operators that may carry a weight inside a function body.
 _LINEAR = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN"}
 _LINEAR |= {"FusedMatMul", "FusedGemm", "FusedConv", "Attention"}
 
+# Nodes that inlining may make. Functions that call each other twice double with each level.
+_MOST = 500_000
+
 Key = tuple[str, str, str]
+
+
+def check(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse functions that call themselves, on which onnx and onnxruntime would not return.
+
+    Raises
+    ------
+    ModelError
+        With the function.
+    """
+    calls = _calls(proto)
+    order = _sorted(calls)
+    if len(order) < len(calls):
+        domain, name, _ = min(calls.keys() - set(order))
+        raise ModelError(
+            f"function '{domain}.{name}' calls itself",
+            where=where,
+            hint="the model is damaged; export it again",
+        )
+
+
+def bounded(proto: onnx.ModelProto) -> bool:
+    """Whether the calls of functions, all inlined, make a graph of bearable size."""
+    calls = _calls(proto)
+    sizes: dict[Key, int] = {}
+    for key in _sorted(calls):
+        sizes[key] = sum(sizes.get(called, 1) for called in calls[key])
+    nodes = (node for _, graph in walk(proto.graph) for node in graph.node)
+    return sum(sizes.get(_called(node), 1) for node in nodes) <= _MOST
 
 
 def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -18,11 +55,11 @@ def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
     that the inliner refuses is returned unchanged; its calls are then reported as skipped.
     """
     wanted = _holding(proto)
-    if not wanted:
+    if not wanted or not bounded(proto):
         return proto
     import onnx.inliner
 
-    ids = [(f.domain, f.name) for f in proto.functions if _key(f) in wanted]
+    ids = [(domain, name) for domain, name, _ in wanted]
     try:
         inlined = onnx.inliner.inline_selected_functions(proto, ids)
     except Exception:  # noqa: BLE001 - the C++ inliner raises bare RuntimeErrors of many kinds
@@ -36,29 +73,47 @@ def _key(function: onnx.FunctionProto) -> Key:
     return function.domain, function.name, function.overload
 
 
-def _holding(proto: onnx.ModelProto) -> set[Key]:
+def _called(node: onnx.NodeProto) -> Key:
+    return node.domain, node.op_type, node.overload
+
+
+def _calls(proto: onnx.ModelProto) -> dict[Key, list[Key]]:
+    """What each function's nodes, those of its bodies too, are or call."""
+    return {_key(f): [_called(node) for node in _nodes(f)] for f in proto.functions}
+
+
+def _sorted(calls: dict[Key, list[Key]]) -> list[Key]:
+    """Functions after those they call; those that lie on, or call into, a ring are left out."""
+    waiting = {key: {k for k in called if k in calls} for key, called in calls.items()}
+    callers: dict[Key, list[Key]] = {key: [] for key in calls}
+    for key, called in waiting.items():
+        for each in called:
+            callers[each].append(key)
+    ready = [key for key, called in waiting.items() if not called]
+    order: list[Key] = []
+    while ready:
+        key = ready.pop()
+        order.append(key)
+        for caller in callers[key]:
+            waiting[caller].discard(key)
+            if not waiting[caller]:
+                ready.append(caller)
+    return order
+
+
+def _holding(proto: onnx.ModelProto) -> list[Key]:
     """Functions that hold a linear operator, or call one that does."""
-    known = {_key(f): f for f in proto.functions}
-    calls: dict[Key, set[Key]] = {}
+    calls = _calls(proto)
     holding: set[Key] = set()
-    for key, function in known.items():
-        nodes = list(_nodes(function))
-        calls[key] = {k for n in nodes if (k := (n.domain, n.op_type, n.overload)) in known}
-        if any(n.op_type in _LINEAR for n in nodes):
+    for key in _sorted(calls):
+        if any(called[1] in _LINEAR or called in holding for called in calls[key]):
             holding.add(key)
-    grown = True
-    while grown:
-        more = {key for key, called in calls.items() if called & holding} - holding
-        holding |= more
-        grown = bool(more)
-    return holding
+    return [key for key in calls if key in holding]
 
 
-def _nodes(function: onnx.FunctionProto) -> list[onnx.NodeProto]:
-    from onnxrank.graph.scopes import bodies, walk
-
-    found = list(function.node)
+def _nodes(function: onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
     for node in function.node:
+        yield node
         for _, body in bodies(node):
-            found += [inner for _, graph in walk(body) for inner in graph.node]
-    return found
+            for _, graph in walk(body):
+                yield from graph.node

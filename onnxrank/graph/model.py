@@ -135,6 +135,7 @@ def load(
     where = str(path) if path else "model"
     _check(proto, where)
     check_names(proto, where)
+    functions.check(proto, where)
     external.check(proto, folder, where)
     model = Model(proto, path, folder, digest, _inputs(proto), _infos(proto.graph.output))
     check_graph(model.index, where)

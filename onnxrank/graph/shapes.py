@@ -7,6 +7,7 @@ import math
 import onnx
 import onnx.shape_inference
 
+from onnxrank.graph.functions import bounded
 from onnxrank.graph.model import Shape, declared_shape
 from onnxrank.graph.scopes import Scope, walk
 
@@ -31,8 +32,9 @@ def infer(proto: onnx.ModelProto) -> dict[tuple[Scope, str], Shape]:
 def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose large initializers have a shape but no bytes."""
     light = onnx.ModelProto()
+    ignored = ["graph", "training_info", *([] if bounded(proto) else ["functions"])]
     for field, value in proto.ListFields():
-        if field.name not in ("graph", "training_info"):
+        if field.name not in ignored:
             _assign(light, field.name, value)
     _copy_graph(proto.graph, light.graph)
     return light

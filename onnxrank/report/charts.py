@@ -185,7 +185,7 @@ def frontier(found: Frontier) -> Lines | None:
             Dot(
                 round(100 * x.place(size), 2),
                 round(100 * y.place(error), 2),
-                f"{percent(size)} of {found.size}, {kind} {found.error} {figure(error)}",
+                f"{found.size} {percent(size)}, {kind} {found.error} {figure(error)}",
                 point.chosen,
             )
             for size, error, point in placed
@@ -194,8 +194,8 @@ def frontier(found: Frontier) -> Lines | None:
             lines.append(Line(kind, kind, _straight((d.x, d.y) for d in dots), dots))
     y_ticks = numbers(y, 5)
     return Lines(
-        label=f"{found.error} against kept {found.size} of {len(points)} plans",
-        x_title=f"{found.size} kept",
+        label=f"{found.error} against {found.size} of {len(points)} plans",
+        x_title=found.size,
         y_title=found.error,
         lines=tuple(lines),
         grid=_grid(y_ticks),

@@ -13,13 +13,12 @@ from onnxrank.report.savings import (
     UNSETTLED,
     Fate,
     Savings,
-    entries,
-    fate,
+    fates,
     samples_wanted,
     savings,
 )
 from onnxrank.report.text import number
-from onnxrank.report.verdict import Verdict, judge, judge_comparison
+from onnxrank.report.verdict import Verdict, judge, judge_comparison, predicted_error
 from onnxrank.results import (
     Comparison,
     DataReport,
@@ -131,6 +130,7 @@ class Page:
     skipped: tuple[Skipped, ...] = ()
     comparison: Comparison | None = None
     measures: tuple[Measure, ...] = ()
+    predicted: float | None = None
     pairing: Pairing | None = None
     depth_there: charts.Depth | None = None
 
@@ -147,16 +147,16 @@ class Page:
 
 def report_page(report: Report, against: Report | None) -> Page:
     """Choose and word what a report's page shows."""
-    fates = _fates(report)
-    found = savings(report, fates)
+    ends = fates(report)
+    found = savings(report, ends)
     others = counterparts(report, against)
-    rows = _rows(report, fates, others)
+    rows = _rows(report, ends, others)
     verdict = judge(report, found)
     rungs = ladder(report)
     energy = report.settings.get("energy")
     pairing, there = None, None
     if against is not None:
-        pairing = pair(report, against, (found, savings(against, _fates(against))))
+        pairing = pair(report, against, (found, savings(against, fates(against))))
         there = _depth(against, {}, pairing.there) if not others else None
     name = text.basename(report.model.path)
     frontier = report.frontier
@@ -183,6 +183,7 @@ def report_page(report: Report, against: Report | None) -> Page:
         skipped=_skipped(report),
         comparison=report.comparison,
         measures=_measures(report.comparison),
+        predicted=predicted_error(report),
         pairing=pairing,
         depth_there=there,
     )
@@ -201,17 +202,12 @@ def comparison_page(comparison: Comparison) -> Page:
     )
 
 
-def _fates(report: Report) -> dict[str, Fate]:
-    planned = entries(report)
-    return {site.name: fate(site, planned.get(site.name)) for site in report.sites}
-
-
 def _rows(
-    report: Report, fates: Mapping[str, Fate], others: Mapping[str, SiteReport]
+    report: Report, ends: Mapping[str, Fate], others: Mapping[str, SiteReport]
 ) -> tuple[Row, ...]:
     rows = []
     for index, site in enumerate(report.sites, 1):
-        found, other = fates[site.name], others.get(site.name)
+        found, other = ends[site.name], others.get(site.name)
         cut = found.rank if report.plan is not None else None
         rows.append(Row(index, site, found, charts.spectrum(site, cut, other), other))
     return tuple(rows)
@@ -282,12 +278,12 @@ def _cards(report: Report, found: Savings) -> tuple[Card, ...]:
 
 
 def _layers_card(report: Report) -> Card:
-    fates = _fates(report)
-    cut = sum(found.code == CUT for found in fates.values())
+    ends = fates(report)
+    cut = sum(found.code == CUT for found in ends.values())
     waiting = sum(site.rank_stable is False for site in report.sites)
     word = "layers are split" if report.plan else "layers are worth a split"
     note = f"{number(waiting, 'rank')} not settled" if waiting else "every rank has settled"
-    return Card(f"{cut:,} of {len(fates):,}", word, note)
+    return Card(f"{cut:,} of {len(ends):,}", word, note)
 
 
 def _effects(comparison: Comparison) -> tuple[Card, ...]:

@@ -77,20 +77,25 @@ class Savings:
         return part / self.total if self.total else 0.0
 
 
-def entries(report: Report) -> dict[str, PlanEntry]:
-    """The plan's entries by site."""
-    if report.plan is None:
-        return {}
-    return {name: entry for entry in report.plan.units for name in entry.sites}
+def fates(report: Report) -> dict[str, Fate]:
+    """What becomes of every layer; the saving of a unit is parted by the size of its weights."""
+    sites = {site.name: site for site in report.sites}
+    planned: dict[str, tuple[PlanEntry, int]] = {}
+    for entry in report.plan.units if report.plan else ():
+        members = [sites[name] for name in entry.sites if name in sites]
+        whole = sum({(m.scope, m.weight): m.parameters for m in members}.values())
+        saved = entry.parameters - entry.factorized_parameters
+        for member in members:
+            planned[member.name] = entry, round(saved * member.parameters / max(whole, 1))
+    return {name: _fate(site, *planned.get(name, (None, 0))) for name, site in sites.items()}
 
 
-def fate(site: SiteReport, entry: PlanEntry | None) -> Fate:
-    """What becomes of a site: as planned, else as its rank suggests."""
+def _fate(site: SiteReport, entry: PlanEntry | None, saved: int) -> Fate:
+    """As planned, else as its rank suggests."""
     if not site.factorizable:
         return Fate(FIXED, site.reason or "cannot be rewritten")
     if entry is not None:
         if entry.form is not None:
-            saved = entry.parameters - entry.factorized_parameters
             return Fate(CUT, f"split, {entry.form}, rank {entry.rank}", saved, entry.rank)
         code = UNSETTLED if would_save(site) and site.rank_stable is False else FULL
         return Fate(code, entry.kept or "kept")
@@ -110,12 +115,12 @@ def would_save(site: SiteReport) -> int:
     return max(site.parameters - site.factorized_parameters, 0)
 
 
-def savings(report: Report, fates: Mapping[str, Fate]) -> Savings:
+def savings(report: Report, found_fates: Mapping[str, Fate]) -> Savings:
     """Add up the fates of all weights."""
     parts = dict.fromkeys(("goes", "stays", FULL, UNSETTLED, FIXED, UNKNOWN, "undecided"), 0)
     weights = {(site.scope, site.weight): site for site in reversed(report.sites)}
     for site in weights.values():
-        found = fates[site.name]
+        found = found_fates[site.name]
         if found.code == CUT:
             parts["goes"] += found.saves
             parts["stays"] += site.parameters - found.saves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from onnxrank.report import text
@@ -74,6 +75,13 @@ def _judge(report: Report, found: Savings) -> Verdict:
     return _analyzed(report, found)
 
 
+def predicted_error(report: Report) -> float | None:
+    """Relative error of the outputs, as the plan adds it up."""
+    if report.plan is None or report.plan.predicted_error is None:
+        return None
+    return math.sqrt(max(report.plan.predicted_error, 0.0))
+
+
 def _unmeasured(report: Report, found: Savings) -> Verdict:
     able = sum(1 for site in report.sites if site.factorizable)
     return Verdict(
@@ -86,9 +94,13 @@ def _unmeasured(report: Report, found: Savings) -> Verdict:
 def _cut(report: Report, found: Savings) -> Verdict:
     gone = text.rough(found.share(found.goes))
     if report.comparison is None:
+        guess = predicted_error(report)
+        cost = "What that costs at the model’s outputs was not measured."
+        if guess is not None:
+            cost = f"The outputs change by about {text.percent(guess)}, as predicted; not measured."
         return Verdict(
             f"{gone} of the weights can go",
-            ("What that costs at the model’s outputs was not measured.", _hold(report)),
+            (cost, _hold(report)),
             _doubts(report, found),
         )
     ratio = report.comparison.parameters.ratio

@@ -152,7 +152,7 @@ def compressed(report: Report, error: float = 0.011) -> Report:
     return replace(
         found,
         comparison=comparison(before, after, error),
-        frontier=Frontier("weights", "relative error", points, 0.05),
+        frontier=Frontier("share of the weights", "relative error", points, 0.05),
     )
 
 

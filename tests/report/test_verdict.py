@@ -57,6 +57,10 @@ def test_a_plan_that_was_not_applied() -> None:
     found = verdict(planned(ANALYSIS))
     assert found.headline == "25 % of the weights can go"
     assert "was not measured" in found.sentences[0]
+    report = planned(ANALYSIS)
+    assert report.plan is not None
+    guess = replace(report, plan=replace(report.plan, predicted_error=0.0009))
+    assert verdict(guess).sentences[0].startswith("The outputs change by about 3 %, as predicted")
 
 
 def test_what_was_gained_and_what_it_cost() -> None:
@@ -137,3 +141,24 @@ def test_every_weight_is_counted_once() -> None:
         page = report_page(report, None)
         assert sum(part.weights for part in page.parts) == report.model.parameters
         assert sum(part.share for part in page.parts) == pytest.approx(100, abs=0.1)
+
+
+def test_what_a_unit_of_many_weights_saves_is_counted_once() -> None:
+    report = planned(ANALYSIS)
+    assert report.plan is not None
+    first, second = ANALYSIS.sites[20], ANALYSIS.sites[22]
+    whole = first.parameters + second.parameters
+    entry = replace(
+        report.plan.units[20],
+        name="heads",
+        sites=(first.name, second.name),
+        form="centered",
+        rank=8,
+        parameters=whole,
+        factorized_parameters=whole // 4,
+    )
+    sites = (first, replace(second, factorizable=True, reason=None))
+    plan = replace(report.plan, units=(entry,))
+    found = report_page(replace(report, sites=sites, plan=plan), None).savings
+    assert found is not None
+    assert found.goes == pytest.approx(whole * 3 / 4, abs=2)

@@ -28,6 +28,7 @@ ROOMS = [
     "stages",
     "report",
     "serving",
+    "olive",
     "__init__",
     "terminal",
     "options",

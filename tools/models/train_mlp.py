@@ -2,8 +2,8 @@
 
     python tools/models/train_mlp.py --data fashion_mnist.npz --out models/mlp.onnx
 
-The graph takes rows of 784 pixels in [0, 1] and ends in logits: skl2onnx's softmax,
-labels and map of probabilities are cut off behind the last bias.
+The graph takes rows of 784 pixels in [0, 1] and ends in logits: the softmax, labels and map
+of probabilities that skl2onnx puts behind the last bias are cut off.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 import onnx
 import onnxruntime
 from data import images
-from onnx import helper, utils
+from onnx import helper
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.neural_network import MLPClassifier
+
+OPSET = 17
 
 
 def augmented(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -30,20 +32,30 @@ def augmented(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def logits_only(proto: onnx.ModelProto, path: Path) -> None:
-    """Cut the graph behind the last linear layer and name its ends 'image' and 'logits'."""
-    last = [n for n in proto.graph.node if n.op_type == "Add"][-1].output[0]
-    source = proto.graph.input[0].name
-    cut = utils.Extractor(proto).extract_model([source], [last])
-    for node in cut.graph.node:
-        node.input[:] = ["image" if n == source else n for n in node.input]
-        node.output[:] = ["logits" if n == last else n for n in node.output]
-    kind = onnx.TensorProto.FLOAT
-    del cut.graph.input[:], cut.graph.output[:], cut.graph.value_info[:]
-    cut.graph.input.append(helper.make_tensor_value_info("image", kind, ["batch", 784]))
-    cut.graph.output.append(helper.make_tensor_value_info("logits", kind, ["batch", 10]))
-    cut.producer_name, cut.producer_version = proto.producer_name, proto.producer_version
-    onnx.checker.check_model(cut, full_check=True)
-    onnx.save(cut, path)
+    """Cut the graph behind the last bias and name its ends 'image' and 'logits'."""
+    graph = proto.graph
+    last = max(k for k, node in enumerate(graph.node) if node.op_type == "Add")
+    ends = {graph.input[0].name: "image", graph.node[last].output[0]: "logits"}
+    wanted, kept = set(graph.node[last].output), []
+    for node in reversed(graph.node[: last + 1]):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.insert(0, node)
+    for node in kept:
+        node.input[:] = [ends.get(name, name) for name in node.input]
+        node.output[:] = [ends.get(name, name) for name in node.output]
+    cut = helper.make_graph(
+        kept,
+        graph.name,
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 784])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 10])],
+        [tensor for tensor in graph.initializer if tensor.name in wanted],
+    )
+    graph.CopyFrom(cut)
+    del proto.opset_import[:]
+    proto.opset_import.append(helper.make_opsetid("", OPSET))
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
 
 
 def main() -> None:
@@ -80,7 +92,9 @@ def main() -> None:
             model.partial_fit(x[k : k + 256], y[k : k + 256], classes=classes)
         print(f"epoch {epoch + 1}  test {model.score(x_test, y_test):.4f}", flush=True)
 
-    proto = to_onnx(model, initial_types=[("image", FloatTensorType([None, 784]))], target_opset=17)
+    proto = to_onnx(
+        model, initial_types=[("image", FloatTensorType([None, 784]))], target_opset=OPSET
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     logits_only(proto, args.out)
     session = onnxruntime.InferenceSession(str(args.out), providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -298,6 +299,24 @@ def test_triton(triton: Served, name: str, tmp_path: Path) -> None:
 
 def metadata(served: Served, name: str) -> Any:
     return json.loads(get(f"{served.server.url}/v2/models/{name}"))
+
+
+_PARSE = """\
+import sys
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+for path in sys.argv[1:]:
+    text_format.Parse(open(path).read(), model_config_pb2.ModelConfig())
+"""
+
+
+def test_triton_schema_reads_every_configuration(triton: Served) -> None:
+    """By the schema in the server's environment; a test of bundles does it without a server."""
+    paths = [path / name / "config.pbtxt" for name, path in triton.repositories.items()]
+    command = [triton.environment.bin / "python", "-c", _PARSE, *paths]
+    variables = triton.environment.variables()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
+    assert done.returncode == 0, done.stderr
 
 
 def test_triton_batches(triton: Served, tmp_path: Path) -> None:

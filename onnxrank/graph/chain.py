@@ -84,7 +84,8 @@ def apply(step: Step, value: Array) -> Array:
 
 
 def _transpose(step: Step, x: Array) -> Array:
-    return x.transpose(step.attributes.get("perm"))
+    turned: Array = x.transpose(step.attributes.get("perm"))
+    return turned
 
 
 def _reshape(step: Step, x: Array) -> Array:
@@ -136,8 +137,8 @@ def _slice(step: Step, x: Array) -> Array:
         raise ValueError("no starts or ends are given")
     axes = step.numbers(2, "axes") or list(range(len(starts)))
     steps = step.numbers(3, "steps") or [1] * len(starts)
-    for axis, *limits in zip(axes, starts, ends, steps, strict=True):
-        x = _cut(x, axis, _limited(*limits, length=x.shape[axis]))
+    for axis, start, end, each in zip(axes, starts, ends, steps, strict=True):
+        x = _cut(x, axis, _limited(start, end, each, x.shape[axis]))
     return x
 
 
@@ -236,7 +237,8 @@ def _quantize(step: Step, x: Array) -> Array:
         value = np.rint(x.astype(np.float32) / _spread(step, scale, x.shape).astype(np.float32))
     if zero is not None:
         value = value + _spread(step, zero, x.shape).astype(np.float32)
-    return np.nan_to_num(np.clip(value, low, high)).astype(np.int32).astype(_numpy(kind))
+    kept: Array = np.nan_to_num(np.clip(value, low, high))
+    return kept.astype(np.int32).astype(_numpy(kind))
 
 
 def _spread(step: Step, parameter: Array, shape: tuple[int, ...]) -> Array:

@@ -10,6 +10,7 @@ from onnxrank.graph.constants import is_move
 from onnxrank.graph.model import Model
 from onnxrank.graph.operators import other
 from onnxrank.graph.operators.base import Context
+from onnxrank.graph.probe import OLDEST
 from onnxrank.graph.scopes import Scope, node_key
 from onnxrank.graph.sites import Selection, Site, Skip, Unit
 
@@ -27,8 +28,8 @@ def find_sites(model: Model, selection: Selection = ALL) -> tuple[list[Site], li
     skips: list[Skip] = []
     for scope, node in model.index.nodes():
         key = node_key(node)
-        if not key:
-            continue
+        if not key or any(not holder for holder, _ in scope.path):
+            continue  # nothing can be read from it
         context = Context(model, scope, node, names[scope, key], selection)
         for found in _recognise(context):
             if isinstance(found, Site) and not _selected(found.name, selection):
@@ -68,12 +69,13 @@ def _check_body(model: Model, site: Site) -> Site | Skip:
     for depth in range(len(site.scope.path)):
         outer, (key, _) = Scope(site.scope.path[:depth]), site.scope.path[depth]
         holder = model.index.producers[outer][key]
-        if holder.op_type not in ("If", "Loop", "Scan") or (
-            holder.op_type == "Scan" and model.opsets.get("", 9) < 9
-        ):
-            return _skip(
-                site, "body", f"it lies in the body of {holder.op_type}, which cannot be measured"
-            )
+        if holder.op_type not in ("If", "Loop", "Scan") or holder.domain not in ("", "ai.onnx"):
+            what = f"the body of {holder.op_type}"
+        elif model.opsets.get("", 0) < OLDEST:
+            what = f"a body in operator set {model.opsets.get('', 0)}"
+        else:
+            continue
+        return _skip(site, "body", f"it lies in {what}, which cannot be measured")
     return site
 
 

@@ -145,7 +145,7 @@ def check_names(proto: onnx.ModelProto, where: str) -> None:
 
 def _names(graph: onnx.GraphProto) -> Iterator[object]:
     for values in (graph.input, graph.output, graph.value_info, graph.initializer):
-        yield from (value.name for value in values)  # type: ignore[attr-defined]
+        yield from (value.name for value in values)
     yield from (tensor.values.name for tensor in graph.sparse_initializer)
     for node in graph.node:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)

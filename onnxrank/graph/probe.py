@@ -5,8 +5,10 @@ The numpy twin of the reduction is ``linalg.layout.rows`` with ``linalg.gram``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +17,14 @@ from onnxrank.errors import ModelError
 from onnxrank.graph.model import Model
 from onnxrank.graph.nodes import Namer, make_node, make_tensor
 from onnxrank.graph.rewrite import names_of
-from onnxrank.graph.scopes import MAIN, bodies, node_key
+from onnxrank.graph.scopes import MAIN, Scope, bodies, walk
 from onnxrank.graph.sites import View
 from onnxrank.linalg.layout import Patches
 
 Names = str | tuple[str, str, str]
+
+# The first operator set with all that a reduction needs (ConstantOfShape, Where).
+OLDEST = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,70 +58,100 @@ def probe(
     widths : mapping of View to int
         Columns of one group's rows (d_in of its sites).
     reduce : bool
-        Reduce in the graph; views in bodies of If, Loop and Scan always are, since their tensors
-        live once an iteration.
+        Reduce in the graph, where its operator set is new enough; views in bodies of If, Loop and
+        Scan always are, since their tensors live once an iteration.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.document)
-    namer = Namer(names_of(proto))
+    document = _Document(proto)
     names: dict[View, Names] = {}
     for view in views:
-        if view.scope == MAIN and not reduce:
+        if view.scope == MAIN and (not reduce or model.opsets.get("", 0) < OLDEST):
             names[view] = view.tensor
-            _expose(proto.graph, view.tensor)
+            document.expose(view.tensor)
             continue
         rank = len(model.shape(view.scope, view.tensor) or ())
-        made = _Reducer(proto, namer, view, widths[view], rank).run()
+        made = _Reducer(document, view, widths[view], rank).run()
         for name in made:
-            _expose(proto.graph, name)
+            document.expose(name)
         names[view] = made
+    document.insert()
     return Probed(proto, names)
 
 
-def _expose(graph: onnx.GraphProto, name: str) -> None:
-    """One more output; onnxruntime finds its type."""
-    if all(output.name != name for output in graph.output):
-        graph.output.append(onnx.ValueInfoProto(name=name))
+class _Document:
+    """A proto under change: its graphs as they were found, and what is to be put into them."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.names = Namer(names_of(proto))
+        self.graphs = dict(walk(proto.graph))
+        self.holders = {
+            scope.child(node, name): node
+            for scope, graph in self.graphs.items()
+            for node in graph.node
+            for name, _ in bodies(node)
+        }
+        self._outputs = {output.name for output in proto.graph.output}
+        self._behind: dict[Scope, dict[str, list[onnx.NodeProto]]] = defaultdict(dict)
+        self._before: dict[Scope, dict[str, list[onnx.NodeProto]]] = defaultdict(dict)
+
+    def expose(self, name: str) -> None:
+        """One more output; onnxruntime finds its type."""
+        if name not in self._outputs:
+            self._outputs.add(name)
+            self.proto.graph.output.append(onnx.ValueInfoProto(name=name))
+
+    def behind(self, scope: Scope, tensor: str, nodes: list[onnx.NodeProto]) -> None:
+        """Put nodes right behind a tensor's producer, so that the tensor need not live on."""
+        self._behind[scope].setdefault(tensor, []).extend(nodes)
+
+    def before(self, scope: Scope, output: str, nodes: list[onnx.NodeProto]) -> None:
+        """Put nodes before the one that makes `output`."""
+        self._before[scope].setdefault(output, []).extend(nodes)
+
+    def insert(self) -> None:
+        """Do what `behind` and `before` have noted, in one go for each graph."""
+        for scope, graph in self.graphs.items():
+            made = {output: k for k, node in enumerate(graph.node) for output in node.output}
+            wanted = [(made[o], nodes) for o, nodes in self._before[scope].items()]
+            # What the graph does not make is there before its first node.
+            wanted += [(made.get(t, -1) + 1, nodes) for t, nodes in self._behind[scope].items()]
+            for position, nodes in sorted(wanted, key=lambda w: w[0], reverse=True):
+                for offset, node in enumerate(nodes):
+                    graph.node.insert(position + offset, node)
 
 
 class _Reducer:
     """Builds n, sum and Gram matrix of one view where it lives, and carries them out."""
 
-    def __init__(
-        self, proto: onnx.ModelProto, namer: Namer, view: View, width: int, rank: int
-    ) -> None:
-        self.proto, self.namer, self.view = proto, namer, view
+    def __init__(self, document: _Document, view: View, width: int, rank: int) -> None:
+        self.document, self.view = document, view
         self.width, self.rank = width, rank
         self.groups = view.layout.groups
         self.prefix = f"onnxrank/{view.scope}/{view.tensor}"
 
     def run(self) -> tuple[str, str, str]:
-        graphs = self._path()
-        made = self._reduce(graphs[-1][1])
-        for depth in range(len(graphs) - 1, 0, -1):
-            made = self._lift(graphs[depth - 1][1], graphs[depth], made)
+        made = self._reduce()
+        scope = self.view.scope
+        while scope.path:
+            made = self._lift(scope, made)
+            scope = scope.parent
         return made
 
-    def _path(self) -> list[tuple[str, onnx.GraphProto]]:
-        """The graphs from the main one down to the view's, with their attribute names."""
-        graphs = [("", self.proto.graph)]
-        for key, attribute in self.view.scope.path:
-            holder = next(n for n in graphs[-1][1].node if node_key(n) == key)
-            graphs.append((attribute, dict(bodies(holder))[attribute]))
-        return graphs
-
     def name(self, wish: str) -> str:
-        return self.namer(f"{self.prefix}/{wish}")
+        return self.document.names(f"{self.prefix}/{wish}")
 
     def constant(self, wish: str, value: object) -> str:
         tensor = make_tensor(self.name(wish), np.asarray(value))
-        self.proto.graph.initializer.append(tensor)
-        if self.proto.ir_version < 4:
+        proto = self.document.proto
+        proto.graph.initializer.append(tensor)
+        if proto.ir_version < 4:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            self.proto.graph.input.append(info)
+            proto.graph.input.append(info)
         return tensor.name
 
-    def _reduce(self, graph: onnx.GraphProto) -> tuple[str, str, str]:
+    def _reduce(self) -> tuple[str, str, str]:
         nodes: list[onnx.NodeProto] = []
 
         def emit(op: str, *inputs: str, **attributes: object) -> str:
@@ -126,18 +161,22 @@ class _Reducer:
 
         flat = self._rows(emit)  # (groups, n, d), float32
         turned = emit("Transpose", flat, perm=[0, 2, 1])
-        gram = emit("Cast", emit("MatMul", turned, flat), to=onnx.TensorProto.DOUBLE)
         count = emit("Shape", flat)
         n = emit("Gather", count, self.constant("one", np.int64(1)), axis=0)
-        ones = emit(
-            "Expand", self.constant("unit", np.ones((1, 1, 1), np.float32)), self._tall(emit, count)
-        )
-        total = emit("Cast", emit("MatMul", turned, ones), to=onnx.TensorProto.DOUBLE)
-        flat_sum = emit(
-            "Reshape", total, self.constant("sum_shape", np.array([self.groups, self.width]))
-        )
-        self._place(graph, nodes)
-        return n, flat_sum, gram
+        some = emit("Cast", n, to=onnx.TensorProto.BOOL)
+        zero = self.constant("zero", np.float64(0))
+
+        def summed(other: str) -> str:
+            """A product over the rows. onnxruntime leaves it unset where there are none."""
+            product = emit("MatMul", turned, other)
+            return emit("Where", some, emit("Cast", product, to=onnx.TensorProto.DOUBLE), zero)
+
+        unit = self.constant("unit", np.ones((1, 1, 1), np.float32))
+        total = summed(emit("Expand", unit, self._tall(emit, count)))
+        shape = self.constant("sum_shape", np.array([self.groups, self.width]))
+        made = n, emit("Reshape", total, shape), summed(flat)
+        self.document.behind(self.view.scope, self.view.tensor, nodes)
+        return made
 
     def _tall(self, emit: object, count: str) -> str:
         """Shape (groups, n, 1)."""
@@ -154,11 +193,13 @@ class _Reducer:
             last = self._last(call, x, len(layout.kernel) + 2, (1,))
         else:
             last = self._last(call, x, self.rank, layout.axes)
-        flat = call("Reshape", last, self._shape())
-        return str(call("Transpose", flat, perm=[1, 0, 2]))
-
-    def _shape(self) -> str:
-        return self.constant("rows", np.array([-1, self.groups, self.width], np.int64))
+        if self.groups > 1:
+            shape = self.constant("vectors", np.array([-1, self.groups, self.width], np.int64))
+            last = call("Transpose", call("Reshape", last, shape), perm=[1, 0, 2])
+        # Also where nothing is left to reshape: onnxruntime fuses a transposition of the batch
+        # axis into the product, and that kernel divides by zero where there are no rows.
+        shape = self.constant("rows", np.array([self.groups, -1, self.width], np.int64))
+        return str(call("Reshape", last, shape))
 
     def _last(self, call: object, x: str, rank: int, axes: tuple[int, ...]) -> str:
         """Move `axes` behind all others."""
@@ -193,30 +234,15 @@ class _Reducer:
             geometry["auto_pad"] = layout.auto_pad
         return str(call("Conv", x, weight, **geometry))
 
-    def _place(self, graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-        """Right behind the tensor's producer, so that the tensor need not live on."""
-        made = [k for k, n in enumerate(graph.node) if self.view.tensor in n.output]
-        position = made[0] + 1 if made else 0
-        for offset, node in enumerate(nodes):
-            graph.node.insert(position + offset, node)
-
-    def _lift(
-        self,
-        outer: onnx.GraphProto,
-        inner: tuple[str, onnx.GraphProto],
-        made: tuple[str, str, str],
-    ) -> tuple[str, str, str]:
+    def _lift(self, scope: Scope, made: tuple[str, str, str]) -> tuple[str, str, str]:
         """Bring three tensors of a body out of the node that holds it."""
-        attribute, body = inner
-        holder = next(
-            n for n in outer.node if any(a == attribute and b is body for a, b in bodies(n))
-        )
+        holder = self.document.holders[scope]
         outside = tuple(self.name(f"{kind}_out") for kind in ("n", "sum", "gram"))
         if holder.op_type == "If":
-            self._lift_if(holder, attribute, made)
+            self._lift_if(holder, scope.path[-1][1], made)
             holder.output.extend(outside)
         else:
-            self._lift_loop(outer, holder, body, made, outside)
+            self._lift_loop(scope, holder, made, outside)
         return outside  # type: ignore[return-value]
 
     def _kinds(self) -> list[tuple[int, list[int]]]:
@@ -249,24 +275,18 @@ class _Reducer:
 
     def _lift_loop(
         self,
-        outer: onnx.GraphProto,
+        scope: Scope,
         holder: onnx.NodeProto,
-        body: onnx.GraphProto,
         made: tuple[str, str, str],
         outside: tuple[str, ...],
     ) -> None:
         """Loop and Scan carry running sums as further state, ahead of their scans."""
-        scan = holder.op_type == "Scan"
-        scanned = (
-            onnx.helper.get_attribute_value(
-                next(a for a in holder.attribute if a.name == "num_scan_inputs")
-            )
-            if scan
-            else 0
-        )
-        states = len(body.input) - scanned - (0 if scan else 2)
+        body = self.document.graphs[scope]
+        loop = holder.op_type == "Loop"
+        given = {a.name: a.i for a in holder.attribute}
+        scanned = 0 if loop else given.get("num_scan_inputs", 0)
+        states = len(body.input) - scanned - (2 if loop else 0)
         nodes, zeros = self._zeros()
-        position = next(k for k, n in enumerate(outer.node) if node_key(n) == node_key(holder))
         sums = []
         for index, (kind, shape) in enumerate(self._kinds()):
             before = self.name("carried")
@@ -275,15 +295,14 @@ class _Reducer:
             info = onnx.helper.make_tensor_value_info(before, kind, shape)
             body.input.insert(len(body.input) - scanned, info)
             sums.append(onnx.helper.make_tensor_value_info(after, kind, shape))
-        shift = 0 if scan else 1  # the condition is a Loop body's first output
+        shift = 1 if loop else 0  # the condition is a Loop body's first output
         for index, info in enumerate(sums):
             body.output.insert(shift + states + index, info)
         self._insert_names(holder.input, len(holder.input) - scanned, zeros)
         self._insert_names(holder.output, states, list(outside))
-        for offset, node in enumerate(nodes):
-            outer.node.insert(position + offset, node)
+        self.document.before(scope.parent, scope.path[-1][0], nodes)
 
     @staticmethod
-    def _insert_names(field: object, position: int, names: list[str]) -> None:
+    def _insert_names(field: Any, position: int, names: list[str]) -> None:
         for offset, name in enumerate(names):
-            field.insert(position + offset, name)  # type: ignore[attr-defined]
+            field.insert(position + offset, name)

@@ -31,7 +31,14 @@ OPS = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
 
 def function(name, inputs, outputs, nodes, attributes=(), domain="my", **more):
     return helper.make_function(
-        domain, name, list(inputs), list(outputs), list(nodes), OPS, attributes=list(attributes), **more
+        domain,
+        name,
+        list(inputs),
+        list(outputs),
+        list(nodes),
+        OPS,
+        attributes=list(attributes),
+        **more,
     )
 
 
@@ -42,7 +49,9 @@ def call(name, inputs, outputs, label, **attrs):
 def linear():
     """y = x W + b, with the weight as an argument."""
     return function(
-        "Linear", "xwb", "y",
+        "Linear",
+        "xwb",
+        "y",
         [node("MatMul", ["x", "w"], ["h"], name="mm"), node("Add", ["h", "b"], ["y"], name="add")],
     )
 
@@ -54,8 +63,10 @@ def twice():
             node("Relu", ["h"], ["r"], name="relu"),
             call("Linear", ["r", "v", "b"], ["y"], "two"),
         ],
-        {"x": (3, K)}, ["y"],
-        {"w": noise(K, K), "v": noise(K, K, seed=2), "b": noise(K)}, functions=[linear()],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K), "v": noise(K, K, seed=2), "b": noise(K)},
+        functions=[linear()],
     )
 
 
@@ -91,12 +102,19 @@ def test_one_call_of_two_is_split():
 def test_weights_inside():
     """A Constant in the body; every call has the same weight."""
     body = function(
-        "Layer", "x", "y",
-        [node("Constant", [], ["w"], value=const("", noise(K, K))), node("MatMul", ["x", "w"], ["y"])],
+        "Layer",
+        "x",
+        "y",
+        [
+            node("Constant", [], ["w"], value=const("", noise(K, K))),
+            node("MatMul", ["x", "w"], ["y"]),
+        ],
     )
     model = make(
         [call("Layer", ["x"], ["h"], "one"), call("Layer", ["h"], ["y"], "two")],
-        {"x": (3, K)}, ["y"], functions=[body],
+        {"x": (3, K)},
+        ["y"],
+        functions=[body],
     )
     written = same(model, 2)
     assert len(written.graph.initializer) == 2  # equal factors are stored once
@@ -104,17 +122,31 @@ def test_weights_inside():
 
 def test_nested_calls_and_attributes():
     inner = function(
-        "Product", "xw", "y",
-        [helper.make_node("Gemm", ["x", "w"], ["y"])], ["alpha"],
+        "Product",
+        "xw",
+        "y",
+        [helper.make_node("Gemm", ["x", "w"], ["y"])],
+        ["alpha"],
     )
     ref = onnx.AttributeProto(name="alpha", ref_attr_name="alpha", type=onnx.AttributeProto.FLOAT)
     inner.node[0].attribute.append(ref)
-    outer = function("Block", "xwb", "y", [
-        call("Product", ["x", "w"], ["h"], "p", alpha=0.5), node("Add", ["h", "b"], ["y"]),
-    ])
+    outer = function(
+        "Block",
+        "xwb",
+        "y",
+        [
+            call("Product", ["x", "w"], ["h"], "p", alpha=0.5),
+            node("Add", ["h", "b"], ["y"]),
+        ],
+    )
     model = make(
-        [call("Block", ["x", "w", "b"], ["h"], "one"), call("Product", ["h", "v"], ["y"], "two", alpha=2.0)],
-        {"x": (3, K)}, ["y"], {"w": noise(K, K), "v": noise(K, K, seed=2), "b": noise(K)},
+        [
+            call("Block", ["x", "w", "b"], ["h"], "one"),
+            call("Product", ["h", "v"], ["y"], "two", alpha=2.0),
+        ],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K), "v": noise(K, K, seed=2), "b": noise(K)},
         functions=[inner, outer],
     )
     same(model, 2)
@@ -128,20 +160,32 @@ def test_names_that_clash():
             call("Linear", ["h", "w", "y0"], ["y1"], "add"),
             call("Linear", ["y1", "w", "y0"], ["y"], "other"),
         ],
-        {"x": (3, K)}, ["y"], {"w": noise(K, K), "y0": noise(K)}, functions=[linear()],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K), "y0": noise(K)},
+        functions=[linear()],
     )
     same(model, 2)
 
 
 def test_bodies_within_functions():
-    branch = helper.make_graph([node("MatMul", ["x", "w"], ["t"])], "then", [], [onnx.ValueInfoProto(name="t")])
-    other = helper.make_graph([node("Identity", ["x"], ["e"])], "else", [], [onnx.ValueInfoProto(name="e")])
-    choice = function("Choose", ["c", "x", "w"], "y", [
-        node("If", ["c"], ["y"], then_branch=branch, else_branch=other)
-    ])
+    branch = helper.make_graph(
+        [node("MatMul", ["x", "w"], ["t"])], "then", [], [onnx.ValueInfoProto(name="t")]
+    )
+    other = helper.make_graph(
+        [node("Identity", ["x"], ["e"])], "else", [], [onnx.ValueInfoProto(name="e")]
+    )
+    choice = function(
+        "Choose",
+        ["c", "x", "w"],
+        "y",
+        [node("If", ["c"], ["y"], then_branch=branch, else_branch=other)],
+    )
     model = make(
         [call("Choose", ["c", "x", "w"], ["y"], "one")],
-        {"x": (3, K), "c": helper.make_tensor_value_info("c", 9, [])}, ["y"], {"w": noise(K, K)},
+        {"x": (3, K), "c": helper.make_tensor_value_info("c", 9, [])},
+        ["y"],
+        {"w": noise(K, K)},
         functions=[choice],
     )
     for c in (True, False):
@@ -152,7 +196,10 @@ def test_functions_without_weights_stay_calls():
     act = function("Act", "x", "y", [node("Relu", ["x"], ["y"])])
     model = make(
         [node("MatMul", ["x", "w"], ["h"], name="n"), call("Act", ["h"], ["y"], "act")],
-        {"x": (3, K)}, ["y"], {"w": noise(K, K)}, functions=[act],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K)},
+        functions=[act],
     )
     written = same(model, 1)
     assert [n.op_type for n in written.graph.node] == ["MatMul", "MatMul", "Act"]
@@ -200,13 +247,24 @@ def test_everything_else_survives_inlining():
 @pytest.mark.parametrize("ring", [1, 2])
 def test_functions_that_call_themselves_are_refused(ring):
     made = [
-        function(f"F{k}", "xw", "y", [
-            node("MatMul", ["x", "w"], ["h"]), call(f"F{(k + 1) % ring}", ["h", "w"], ["y"], "c"),
-        ])
+        function(
+            f"F{k}",
+            "xw",
+            "y",
+            [
+                node("MatMul", ["x", "w"], ["h"]),
+                call(f"F{(k + 1) % ring}", ["h", "w"], ["y"], "c"),
+            ],
+        )
         for k in range(ring)
     ]
-    model = make([call("F0", ["x", "w"], ["y"], "one")], {"x": (3, K)}, ["y"],
-                 {"w": noise(K, K)}, functions=made)
+    model = make(
+        [call("F0", ["x", "w"], ["y"], "one")],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K)},
+        functions=made,
+    )
     with pytest.raises(ModelError, match="function 'my.F0' calls itself"):
         load(model)
 
@@ -215,14 +273,23 @@ def test_functions_that_grow_without_end_are_not_inlined():
     """Each calls the one before twice: a million million nodes from thirty lines."""
     first = function("F0", "xw", "y", [node("MatMul", ["x", "w"], ["y"])])
     more = [
-        function(f"F{k}", "xw", "y", [
-            call(f"F{k - 1}", ["x", "w"], ["h"], "a"), call(f"F{k - 1}", ["h", "w"], ["y"], "b"),
-        ])
+        function(
+            f"F{k}",
+            "xw",
+            "y",
+            [
+                call(f"F{k - 1}", ["x", "w"], ["h"], "a"),
+                call(f"F{k - 1}", ["h", "w"], ["y"], "b"),
+            ],
+        )
         for k in range(1, 41)
     ]
     model = make(
         [node("MatMul", ["x", "w"], ["h"], name="n"), call("F40", ["h", "w"], ["y"], "big")],
-        {"x": (3, K)}, ["y"], {"w": noise(K, K)}, functions=[first, *more],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K)},
+        functions=[first, *more],
     )
     assert codes(model) == {"n": "site", "big": "function"}
 
@@ -233,7 +300,11 @@ def test_overloads():
     two = function("F", "xw", "y", [node("Gemm", ["x", "w"], ["y"])], overload="b")
     model = make(
         [call("F", ["x", "w"], ["h"], "one"), call("F", ["h", "w"], ["y"], "two")],
-        {"x": (3, K)}, ["y"], {"w": noise(K, K)}, functions=[one, two], ir=10,
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K)},
+        functions=[one, two],
+        ir=10,
     )
     model.graph.node[0].overload, model.graph.node[1].overload = "a", "b"
     answer = codes(model)
@@ -243,6 +314,11 @@ def test_overloads():
 def test_optional_arguments_and_unused_functions():
     body = function("Maybe", "xwb", "y", [node("Gemm", ["x", "w", "b"], ["y"])])
     unused = function("Unused", "x", "y", [node("MatMul", ["x", "x"], ["y"])])
-    model = make([call("Maybe", ["x", "w"], ["y"], "one")], {"x": (3, K)}, ["y"],
-                 {"w": noise(K, K)}, functions=[body, unused])
+    model = make(
+        [call("Maybe", ["x", "w"], ["y"], "one")],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K)},
+        functions=[body, unused],
+    )
     same(model, 1)

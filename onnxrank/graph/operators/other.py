@@ -7,6 +7,7 @@ import math
 from onnxrank.graph.chain import CHAIN
 from onnxrank.graph.constants import NotConstant, WeightRef
 from onnxrank.graph.operators.base import Context
+from onnxrank.graph.scopes import bodies
 from onnxrank.graph.sites import Skip
 
 _QUANTIZED = {
@@ -107,8 +108,9 @@ def _sizes(context: Context, least: int) -> list[int]:
 
 
 def _weight_size(context: Context) -> int:
-    if context.node.op_type in CHAIN or context.node.op_type == "Constant":
-        return 0
+    node = context.node
+    if node.op_type in CHAIN or node.op_type == "Constant" or any(True for _ in bodies(node)):
+        return 0  # what reads it behind, or in the body, is asked
     return sum(_sizes(context, 2))
 
 

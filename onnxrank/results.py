@@ -302,12 +302,24 @@ class FrontierPoint(Record):
 
 @dataclass(frozen=True)
 class Frontier(Record):
-    """Size against error over many plans; `size` and `error` say what they are measured in."""
+    """Size against error over many plans.
+
+    Attributes
+    ----------
+    size, error : str
+        What the points' sizes, and their measured errors, are measured in.
+    points : tuple of FrontierPoint
+    limit : float or None
+        Largest measured error that was allowed.
+    predicted : str
+        What predicted errors are measured in, if not in the same.
+    """
 
     size: str
     error: str
     points: tuple[FrontierPoint, ...]
     limit: float | None = None
+    predicted: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from onnxrank.stages.survey import Progress, silent
 
 # Bisections of the kept share; the last ones move by less than a hundredth.
 _STEPS = 6
+
+# What is kept, and what plans predict, in the words of a report.
+_SIZES = {"params": "parameters", "macs": "multiply-accumulates", "size": "bytes"}
+_PREDICTED = "relative error"
 
 # Factors of every unit that a plan cuts, by unit name.
 Fit = Callable[[Plan], dict[str, Factors]]
@@ -121,14 +126,15 @@ def _frontier(
     points = tuple(
         FrontierPoint(
             size=candidate.share,
-            predicted=candidate.plan.predicted_error,
+            predicted=math.sqrt(candidate.plan.predicted_error or 0.0),
             measured=candidate.loss.value,
             chosen=candidate is chosen,
-            label=f"{candidate.share:.3f}",
         )
         for candidate in sorted(looked, key=lambda c: c.share)
     )
     limit = tolerance(looked[0].loss) if looked else None
     what = looked[0].loss.kind if looked else "error"
     names = {"accuracy": "accuracy lost", "agreement": "samples that change class"}
-    return Frontier(f"share of the {kind}", names.get(what, "relative error"), points, limit)
+    error = names.get(what, _PREDICTED)
+    other = _PREDICTED if error != _PREDICTED else ""
+    return Frontier(f"share of the {_SIZES.get(kind, kind)}", error, points, limit, other)

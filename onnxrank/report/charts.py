@@ -6,7 +6,7 @@ labels are placed in percent, so that text keeps its size on a phone and on pape
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxrank.report.axes import Axis, Tick, around, numbers, percents, powers
@@ -164,44 +164,60 @@ def spectrum(site: SiteReport, cut: int | None, other: SiteReport | None) -> Spe
     )
 
 
-def frontier(found: Frontier) -> Lines | None:
-    """Size against error; None if there are fewer than two points to draw."""
-    points = [p for p in found.points if p.predicted is not None or p.measured is not None]
-    errors = [e for p in points for e in (p.predicted, p.measured) if e is not None]
-    if len(points) < 2:
-        return None
-    if found.limit is not None:
-        errors.append(found.limit)
-    log = min(errors) > 0 and max(errors) / min(errors) > 10
-    x, y = around([point.size for point in points], log=False), around(errors, log)
-    lines = []
-    for kind in ("predicted", "measured"):
-        placed = sorted(
-            (point.size, error, point)
-            for point in points
+def frontier(found: Frontier) -> tuple[Lines, ...]:
+    """Size against error: one chart, or one each where predictions are in another measure."""
+    if found.predicted in ("", found.error):
+        charts = [_against_size(found, {"predicted": found.error, "measured": found.error})]
+    else:
+        charts = [
+            _against_size(found, {"measured": found.error}),
+            _against_size(found, {"predicted": found.predicted}),
+        ]
+    return tuple(chart for chart in charts if chart is not None)
+
+
+def _against_size(found: Frontier, kinds: Mapping[str, str]) -> Lines | None:
+    """Lines of these kinds of error, each with its measure; None with fewer than two points."""
+    known = {
+        kind: sorted(
+            (point.size, error, point.chosen)
+            for point in found.points
             if (error := getattr(point, kind)) is not None
         )
+        for kind in kinds
+    }
+    sizes = {size for points in known.values() for size, _, _ in points}
+    errors = [error for points in known.values() for _, error, _ in points]
+    if len(sizes) < 2:
+        return None
+    limit = found.limit if "measured" in kinds else None
+    if limit is not None:
+        errors.append(limit)
+    log = min(errors) > 0 and max(errors) / min(errors) > 10
+    x, y = around([*sizes], log=False), around(errors, log)
+    lines = []
+    for kind, measure in kinds.items():
         dots = tuple(
             Dot(
                 round(100 * x.place(size), 2),
                 round(100 * y.place(error), 2),
-                f"{found.size} {percent(size)}, {kind} {found.error} {figure(error)}",
-                point.chosen,
+                f"{found.size} {percent(size)}, {kind} {measure} {figure(error)}",
+                chosen,
             )
-            for size, error, point in placed
+            for size, error, chosen in known[kind]
         )
         if dots:
             lines.append(Line(kind, kind, _straight((d.x, d.y) for d in dots), dots))
-    y_ticks = numbers(y, 5)
+    y_ticks, measure = numbers(y, 5), next(iter(kinds.values()))
     return Lines(
-        label=f"{found.error} against {found.size} of {len(points)} plans",
+        label=f"{' and '.join(kinds)} {measure} against {found.size}",
         x_title=found.size,
-        y_title=found.error,
+        y_title=measure,
         lines=tuple(lines),
         grid=_grid(y_ticks),
         x_ticks=percents(x, 6),
         y_ticks=y_ticks,
-        limit=None if found.limit is None else round(100 * y.place(found.limit), 2),
+        limit=None if limit is None else round(100 * y.place(limit), 2),
     )
 
 

@@ -123,7 +123,7 @@ class Page:
     waiting: tuple[Row, ...] = ()
     samples_wanted: int = 0
     units: tuple[UnitReport, ...] = ()
-    frontier: charts.Lines | None = None
+    frontier: tuple[charts.Lines, ...] = ()
     frontier_points: tuple[FrontierPoint, ...] = ()
     rungs: tuple[Rung, ...] = ()
     energies: charts.Lines | None = None
@@ -174,7 +174,7 @@ def report_page(report: Report, against: Report | None) -> Page:
         waiting=_waiting(rows),
         samples_wanted=samples_wanted(report),
         units=_units(report),
-        frontier=charts.frontier(frontier) if frontier else None,
+        frontier=charts.frontier(frontier) if frontier else (),
         frontier_points=_ordered(frontier),
         rungs=rungs,
         energies=charts.energies(rungs, float(energy))

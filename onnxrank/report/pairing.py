@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxrank.report import text
 from onnxrank.report.savings import Savings
-from onnxrank.results import Report, SiteReport
+from onnxrank.results import Comparison, Report, SiteReport
 
 _CHANGED = 0.005
 
@@ -169,7 +169,23 @@ def _figures(report: Report, against: Report, mine: Savings, other: Savings) -> 
         here, there = shares
         change = "" if here is None or there is None else text.points(here - there)
         figures.append(Figure(name, text.percent(here), text.percent(there), change))
-    return figures
+    return figures + _effects(report.comparison, against.comparison)
+
+
+def _effects(mine: Comparison | None, other: Comparison | None) -> list[Figure]:
+    """What became of the answers, where both models were compressed."""
+    if mine is None or other is None:
+        return []
+    accuracy = [found.accuracy.candidate if found.accuracy else None for found in (mine, other)]
+    rows = (
+        ("accuracy afterwards", accuracy[0], accuracy[1]),
+        ("answers unchanged", mine.top1_agreement, other.top1_agreement),
+    )
+    return [
+        Figure(name, text.percent(here), text.percent(there), text.points(here - there))
+        for name, here, there in rows
+        if here is not None and there is not None
+    ]
 
 
 def _relative(here: int, there: int) -> str:

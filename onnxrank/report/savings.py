@@ -102,7 +102,7 @@ def _fate(site: SiteReport, entry: PlanEntry | None, saved: int) -> Fate:
     if site.rank is None:
         return Fate(UNKNOWN, "not measured")
     if not would_save(site):
-        return Fate(FULL, "a pair would not be smaller")
+        return Fate(FULL, "a pair is not smaller")
     if site.rank_stable is False:
         return Fate(UNSETTLED, f"too few rows: {site.rows_wanted or 0:,} more wanted")
     return Fate(CUT, "can be split", would_save(site), site.rank)

@@ -102,18 +102,26 @@ def test_ticks_are_round(axis: Axis, ticks, labels: list[str]) -> None:
 
 def test_the_frontier_needs_two_points() -> None:
     one = FrontierPoint(0.5, 0.1, 0.1, True)
-    assert charts.frontier(Frontier("weights", "error", (one,))) is None
+    assert charts.frontier(Frontier("weights", "error", (one,))) == ()
     other = FrontierPoint(0.7, 0.01)
-    chart = charts.frontier(Frontier("weights", "error", (other, one), 0.05))
-    assert chart is not None and chart.limit is not None
+    (chart,) = charts.frontier(Frontier("weights", "error", (other, one), 0.05))
+    assert chart.limit is not None
     assert [line.kind for line in chart.lines] == ["predicted", "measured"]
     assert [dot.chosen for dot in chart.lines[0].dots] == [True, False]
 
 
+def test_different_measures_never_share_an_axis() -> None:
+    points = (FrontierPoint(0.5, 1e-3, 0.04), FrontierPoint(0.7, 1e-5, 0.01, True))
+    found = Frontier("weights", "accuracy lost", points, 0.02, "relative error")
+    measured, predicted = charts.frontier(found)
+    assert (measured.y_title, predicted.y_title) == ("accuracy lost", "relative error")
+    assert measured.limit is not None and predicted.limit is None
+    assert [line.kind for line in (*measured.lines, *predicted.lines)] == ["measured", "predicted"]
+
+
 def test_a_frontier_without_error_is_drawn_on_a_linear_axis() -> None:
     points = (FrontierPoint(0.5, 0.1), FrontierPoint(1.0, 0.0))
-    chart = charts.frontier(Frontier("weights", "error", points))
-    assert chart is not None
+    (chart,) = charts.frontier(Frontier("weights", "error", points))
     assert chart.y_ticks[0].label == "0"
 
 

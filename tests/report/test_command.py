@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -80,7 +79,6 @@ def test_every_command_with_a_report_writes_a_page(case, tmp_path: Path) -> None
         assert result.exit_code == 0, result.output
         assert page.read_text(encoding="utf-8") == render(read(plain))
     assert Report.load(plain).sites[0].spectrum_in
-    assert json.loads(plain.read_text())["frontier"] is None
     page = tmp_path / "c.html"
     result = run("compare", case.model, small, "--data", case.evaluation, "--html", page)
     assert result.exit_code == 0, result.output

@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnxrank.report import render
 from onnxrank.report.page import report_page
 
-from .reports import analysis, inspection
+from .reports import analysis, compressed, inspection
 
 ANALYSIS = analysis()
 
@@ -65,3 +65,12 @@ def test_the_others_spectrum_is_drawn_into_the_chart() -> None:
 def test_a_report_without_data_can_stand_beside() -> None:
     for pair in ((ANALYSIS, inspection(ANALYSIS)), (inspection(ANALYSIS), ANALYSIS)):
         assert "Side by side" in render(*pair)
+
+
+def test_what_became_of_the_answers_stands_in_both_columns() -> None:
+    pairing = report_page(compressed(ANALYSIS), compressed(ANALYSIS, error=0.031)).pairing
+    assert pairing is not None
+    figure = next(found for found in pairing.figures if found.name == "answers unchanged")
+    words = [text.replace("\N{NO-BREAK SPACE}", " ") for text in (figure.here, figure.there)]
+    assert words == ["99.5 %", "98.5 %"]
+    assert figure.change.startswith("+1")

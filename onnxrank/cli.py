@@ -199,13 +199,15 @@ def analyze(
 def compress(model: str, output: str, dry_run: bool, sinks: Sinks, **how: Any) -> None:
     """Write a smaller model: measure, choose ranks, factorize, verify, compare.
 
+    Without a goal it is the smallest model whose outputs hold on samples that were kept apart.
     Exits with 1, and writes nothing, if no layer is worth splitting.
 
     \b
     Examples:
       onnxrank compress model.onnx small.onnx --data samples.npz
-      onnxrank compress model.onnx small.onnx --data samples.npz --eval held_out.npz --energy 0.999
-      onnxrank compress model.onnx small.onnx --moments model.moments --dry-run
+      onnxrank compress model.onnx small.onnx --data samples.npz --params 0.5
+      onnxrank compress model.onnx small.onnx --data x.npz --eval labelled.npz --max-drop 0.002
+      onnxrank compress model.onnx small.onnx --moments model.moments --energy 0.999 --dry-run
     """
     from onnxrank.stages.deliver import deliver
 
@@ -218,7 +220,39 @@ def compress(model: str, output: str, dry_run: bool, sinks: Sinks, **how: Any) -
         show_delivery(report)
     assert report.plan is not None
     if not report.plan.split:
-        _gate(f"Nothing to split in {model} at energy {how['energy']}: nothing is written.")
+        why = "; ".join(report.notes) or "no layer is worth splitting"
+        _gate(f"Nothing to split in {model}: {why}. Nothing is written.")
+
+
+@main.command(short_help="Choose what to split, and save the choice.")
+@click.argument("model")
+@click.argument("output", metavar="PLAN.json")
+@data_options
+@rank_options
+@run_options
+@selection_options
+def plan(model: str, output: str, **how: Any) -> None:
+    """Choose form and rank of every layer, with expected error and cost, and save the plan.
+
+    Edited by hand or not, 'compress --plan PLAN.json' applies it.
+
+    \b
+    Examples:
+      onnxrank plan model.onnx plan.json --data samples.npz --params 0.5
+      onnxrank compress model.onnx small.onnx --data samples.npz --plan plan.json
+    """
+    from onnxrank.record import check_place
+    from onnxrank.stages.deliver import deliver
+
+    check_place(output)
+    with _watched() as progress:
+        report = deliver(model, output, dry_run=True, progress=progress, **how)
+    assert report.plan is not None
+    report.plan.save(output)
+    if _speaks():
+        from onnxrank.terminal import show_delivery
+
+        show_delivery(report)
 
 
 @main.command(short_help="Compare two models on the same data.")

@@ -160,12 +160,12 @@ def data_options(command: Command) -> Command:
         help="A .npz or .npy file, a folder of those, of ONNX test sets or of images, "
         "loader.py:function, or random:N.",
     )
-    @click.option("--moments", metavar="FILE", help="Moments that 'collect' saved, instead.")
+    @click.option("--moments", metavar="FILE", help="Moments that 'collect' saved.")
     @preprocess_options
     @functools.wraps(command)
     def wrapped(*, data: str | None, moments: str | None, **rest: Any) -> Any:
-        if (data is None) == (moments is None):
-            raise click.UsageError("give either --data DATA or --moments FILE")
+        if data is None and moments is None:
+            raise click.UsageError("give --data DATA or --moments FILE")
         return command(data=data, moments=moments, **rest)
 
     return wrapped  # type: ignore[return-value]
@@ -195,49 +195,125 @@ def preprocess_options(command: Command) -> Command:
 
 
 def rank_options(command: Command) -> Command:
-    """How ranks are chosen: passed on by their names."""
-    for option in reversed(
-        (
-            click.option(
-                "--energy",
-                type=Fraction(),
-                default=0.99,
-                show_default=True,
-                help="Share of the energy that the kept directions hold.",
-            ),
-            click.option(
-                "--centered",
-                is_flag=True,
-                help="Measure ranks about the mean instead of about zero.",
-            ),
-            click.option(
-                "--method",
-                default="auto",
-                show_default=True,
-                type=click.Choice(["auto", "centered", "optimal", "projection", "svd"]),
-                help="Factor form; auto takes the best available.",
-            ),
-            click.option(
-                "--align",
-                type=click.IntRange(1),
-                default=8,
-                show_default=True,
-                help="Round ranks up to a multiple of this.",
-            ),
-            click.option(
-                "--allow-unstable",
-                is_flag=True,
-                help="Also split layers whose rank has not settled.",
-            ),
-            click.option(
-                "--force",
-                is_flag=True,
-                help="Split every layer that can be, even where it saves nothing.",
-            ),
+    """What is wanted and how: the command gets `goal`, `manner` and `centered`."""
+
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        energy: float | None,
+        params: float | None,
+        macs: float | None,
+        size: float | None,
+        max_drop: float | None,
+        plan: str | None,
+        agreement: float,
+        error: float,
+        method: str,
+        align: int,
+        allow_unstable: bool,
+        force: bool,
+        compensate: bool,
+        **rest: Any,
+    ) -> Any:
+        budgets = {"params": params, "macs": macs, "size": size}
+        given = [name for name, share in budgets.items() if share is not None]
+        others = {"energy": energy, "max-drop": max_drop, "plan": plan}
+        given += [name for name, value in others.items() if value is not None]
+        if len(given) > 1:
+            names = " and ".join(f"--{name}" for name in given)
+            raise click.UsageError(f"{names} are different goals: give one of them.")
+        from onnxrank.results import Plan
+        from onnxrank.stages.budget import Budget
+        from onnxrank.stages.goal import Goal, Manner
+
+        share = next(((k, v) for k, v in budgets.items() if v is not None), None)
+        goal = Goal(
+            energy=_default_energy(method, force) if not given else energy,
+            budget=None if share is None else Budget(*share),
+            max_drop=max_drop,
+            plan=None if plan is None else Plan.load(plan),
+            agreement=agreement,
+            error=error,
         )
-    ):
-        command = option(command)
-    return command
+        manner = Manner(method, align, allow_unstable, force, compensate)
+        return command(goal=goal, manner=manner, **rest)
+
+    for option in reversed(_RANK_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def _default_energy(method: str, force: bool) -> float | None:
+    """Forms and forced splits are asked of every layer alike, so an energy is meant."""
+    if force:
+        return 1.0
+    return None if method == "auto" else 0.99
+
+
+_RANK_OPTIONS = (
+    click.option(
+        "--energy", type=Fraction(), metavar="E", help="Keep this share of every layer's energy."
+    ),
+    click.option(
+        "--params", type=Fraction(), metavar="R", help="Keep this share of the model's parameters."
+    ),
+    click.option("--macs", type=Fraction(), metavar="R", help="Keep this share of its operations."),
+    click.option("--size", type=Fraction(), metavar="R", help="Keep this share of its bytes."),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 1),
+        metavar="D",
+        help="Lose at most this much accuracy (without labels: agreement, or relative error).",
+    ),
+    click.option("--plan", metavar="FILE", help="Apply a plan that 'plan' has written."),
+    click.option(
+        "--agreement",
+        type=Fraction(),
+        default=0.99,
+        show_default=True,
+        metavar="A",
+        help="Without a goal: share of top-1 classes that must stay the same.",
+    ),
+    click.option(
+        "--error",
+        type=click.FloatRange(0, min_open=True),
+        default=0.01,
+        show_default=True,
+        metavar="X",
+        help="Without a goal: relative error allowed where there are no classes.",
+    ),
+    click.option(
+        "--centered", is_flag=True, help="Measure ranks about the mean instead of about zero."
+    ),
+    click.option(
+        "--method",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "centered", "optimal", "projection", "svd"]),
+        help="Factor form, with --energy; auto takes the best available.",
+    ),
+    click.option(
+        "--compensate/--no-compensate",
+        default=True,
+        show_default=True,
+        help="Fit every layer to what the compressed ones before it give.",
+    ),
+    click.option(
+        "--align",
+        type=click.IntRange(1),
+        default=8,
+        show_default=True,
+        help="Ranks of convolutions are multiples of this.",
+    ),
+    click.option(
+        "--allow-unstable", is_flag=True, help="Also split layers whose rank has not settled."
+    ),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Split every layer that can be, even where it saves nothing.",
+    ),
+)
 
 
 def selection_options(command: Command) -> Command:

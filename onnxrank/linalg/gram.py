@@ -15,6 +15,8 @@ Floats = NDArray[np.floating[Any]]
 # Rows to one product: enough that adding its d² entries to the float64 total costs little beside
 # it, few enough that float32 sums within it lose less than 1e-6.
 BLOCK = 2048
+# Fewer rows than this wait for others: their product would cost more in calls than in arithmetic.
+_FEW = 512
 
 # Largest squares of a block outside this range are computed again in float64.
 _FLOAT32_SAFE = (1e-20, 1e36)
@@ -136,9 +138,10 @@ class CrossMoment:
 class Accumulator:
     """Streams rows into a `SecondMoment`, in memory that does not grow.
 
-    Rows are gathered into blocks of `BLOCK`. A block's product is taken in float32, which keeps
-    energies down to about 1e-6 of the total, and added up in float64. float64 rows, and blocks
-    whose squares would leave float32's range, are multiplied in float64.
+    Few rows are gathered until there are `_FEW`; more are multiplied in blocks. A block's product
+    is taken in float32, which keeps energies down to about 1e-6 of the total, and added up in
+    float64. float64 rows, and blocks whose squares would leave float32's range, are multiplied in
+    float64.
 
     Parameters
     ----------
@@ -150,13 +153,14 @@ class Accumulator:
         self._n = 0
         self._sum = np.zeros((groups, d))
         self._gram = np.zeros((groups, d, d))
-        self._buffer: NDArray[np.float32] | None = None
+        # Filled now: memory that is first touched later would look like growth.
+        self._buffer = np.full((groups, _FEW, d), 0, np.float32)
         self._waiting = 0
 
     @staticmethod
     def nbytes(groups: int, d: int) -> int:
         """Bytes held at most: the total, one product, and the buffer."""
-        return groups * d * (12 * d + 4 * BLOCK + 8)
+        return groups * d * (12 * d + 4 * _FEW + 8)
 
     def add(self, rows: Floats) -> None:
         """Add rows of shape (groups, n, d), float32 or float64.
@@ -172,7 +176,7 @@ class Accumulator:
         self._sum += _column_sums(rows)
         self._n += rows.shape[1]
         for block in _blocks(rows):
-            if rows.dtype != np.float32 or block.shape[1] == BLOCK:
+            if rows.dtype != np.float32 or block.shape[1] >= _FEW:
                 self._gram += _product(block, block)
             else:
                 self._wait(block)
@@ -184,20 +188,17 @@ class Accumulator:
         return SecondMoment(self._n, self._sum.copy(), gram)
 
     def _wait(self, block: Floats) -> None:
-        """Buffer less than a block of rows, and multiply them once a block is full."""
-        if self._buffer is None:
-            groups, d = self._sum.shape
-            self._buffer = np.empty((groups, BLOCK, d), np.float32)
-        now = min(BLOCK - self._waiting, block.shape[1])
+        """Buffer a few rows, and multiply them once the buffer is full."""
+        now = min(_FEW - self._waiting, block.shape[1])
         self._buffer[:, self._waiting : self._waiting + now] = block[:, :now]
         self._waiting += now
-        if self._waiting == BLOCK:
+        if self._waiting == _FEW:
             self._flush()
             self._wait(block[:, now:])
 
     def _flush(self) -> None:
         """Multiply what waits in the buffer."""
-        if self._buffer is not None and self._waiting:
+        if self._waiting:
             block = self._buffer[:, : self._waiting]
             self._gram += _product(block, block)
             self._waiting = 0

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from scipy.linalg import eigh
 
 from onnxrank.linalg.gram import Array, SecondMoment
 
@@ -38,6 +37,8 @@ class Spectrum:
     @classmethod
     def of(cls, matrix: Array, vectors: bool = False) -> Spectrum:
         """Decompose symmetric matrices, shape (groups, d, d)."""
+        from scipy.linalg import eigh  # here: naming a model's layers needs no scipy
+
         if not vectors:
             values = np.stack([eigh(one, eigvals_only=True, driver="evd") for one in matrix])
             return cls(values[:, ::-1].clip(min=0))

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
 from onnxrank.errors import PlanError
 from onnxrank.graph.model import Model, load
-from onnxrank.graph.override import override
 from onnxrank.graph.rewrite import rewrite
 from onnxrank.graph.sites import Selection, Site
 from onnxrank.linalg.factorize import Factors
 from onnxrank.moments import Moments
 from onnxrank.results import Plan
-from onnxrank.runtime.data import open_data
-from onnxrank.runtime.replay import Replay
-from onnxrank.runtime.session import Run
-from onnxrank.stages.compensate import Task, compensate
+from onnxrank.stages.compensate import Task
 from onnxrank.stages.measure import check_model
 from onnxrank.stages.survey import Progress, Source, silent, survey
 from onnxrank.stages.tasks import tasks
@@ -30,9 +25,8 @@ def compress(
     model: Source,
     plan: Plan,
     moments: Moments,
-    data: Any = None,
+    factors: Mapping[str, Factors] | None = None,
     *,
-    run: Run | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
     """Apply a plan. The same inputs give the same bytes.
@@ -45,11 +39,8 @@ def compress(
         What to split, from `plan` or a file.
     moments : Moments
         What the factors are fitted to.
-    data : object, optional
-        Calibration data as in `collect`: with them, every layer is fitted to what the compressed
-        layers before it really give (method: section 6).
-    run : Run, optional
-        How to run `data`.
+    factors : mapping of str to Factors, optional
+        By unit name, where they were fitted otherwise.
     progress : callable
         Called with (done, total, what).
 
@@ -63,17 +54,16 @@ def compress(
     PlanError
         The plan belongs to another model, or asks for what it does not have.
     """
-    original, how = load(model), run or Run()
+    original = load(model)
     check_model(original, moments)
     if plan.model_sha256 != original.sha256:
         raise PlanError("this plan belongs to another model", hint=f"plan {original.name} again")
     found = survey(original, _selection(plan))
     units = {unit.name: unit for unit in found.units}
-    chosen = tasks(original, units, plan, moments)
-    if data is None:
-        pairs = _plain(chosen, len(plan.split), progress)
+    if factors is None:
+        pairs = _plain(tasks(original, units, plan, moments), len(plan.split), progress)
     else:
-        pairs = _compensated(original, list(chosen), data, how, progress)
+        pairs = ((s, pair) for name, pair in factors.items() for s in units[name].sites)
     return rewrite(original, pairs, provenance(original, plan, moments))
 
 
@@ -88,17 +78,6 @@ def _plain(
         for unit in task.block.units:
             done += 1
             yield from ((site, found[unit.name]) for site in unit.sites)
-
-
-def _compensated(
-    model: Model, chosen: list[Task], data: Any, run: Run, progress: Progress
-) -> Iterator[tuple[Site, Factors]]:
-    units = [unit for task in chosen for unit in task.block.units]
-    replay = Replay(override(model, [site for unit in units for site in unit.sites]), run)
-    source = open_data(data, model.inputs, run)
-    factors = compensate(model, replay, chosen, list(source.batches()), run, progress=progress)
-    for unit in units:
-        yield from ((site, factors[unit.name]) for site in unit.sites)
 
 
 def _selection(plan: Plan) -> Selection:

@@ -17,9 +17,10 @@ from onnxrank.stages.analyze import report
 from onnxrank.stages.collect import obtain
 from onnxrank.stages.compare import compare
 from onnxrank.stages.compress import compress
+from onnxrank.stages.goal import Goal, Manner, meet
 from onnxrank.stages.measure import measure
-from onnxrank.stages.plan import decide
 from onnxrank.stages.survey import Progress, Source, silent
+from onnxrank.stages.work import rows_of_data
 
 NOT_COMPARED = "not compared: moments hold no samples, give --eval DATA"
 RANDOM = "calibrated on random data: the result is good for nothing but a test"
@@ -33,12 +34,9 @@ def deliver(
     data: Any = None,
     moments: Any = None,
     evaluation: Any = None,
-    energy: float = 0.99,
+    goal: Goal | None = None,
+    manner: Manner | None = None,
     centered: bool = False,
-    method: str = "auto",
-    align: int = 8,
-    allow_unstable: bool = False,
-    force: bool = False,
     dry_run: bool = False,
     run: Run | None = None,
     selection: Selection | None = None,
@@ -54,11 +52,16 @@ def deliver(
     model, output : path
         What is compressed, and where the result goes.
     data, moments : object
-        Either of them: what to measure on. See `collect`.
+        What to measure on, or moments that were; both where moments are known and samples are
+        needed besides. See `collect`.
     evaluation : object, optional
         Data to compare on; by default a part of `data` is kept out for that.
-    energy, centered, method, align, allow_unstable, force
-        See `plan`.
+    goal : Goal, optional
+        What is wanted; by default the smallest model whose outputs hold.
+    manner : Manner, optional
+        How.
+    centered : bool
+        Measure ranks about the mean.
     dry_run : bool
         Stop at the plan.
     run, selection, preprocess, progress
@@ -70,23 +73,31 @@ def deliver(
         With the plan, and the comparison where there were data for it.
     """
     original, how = load(model), run or Run()
+    wanted, by = goal or Goal(), manner or Manner()
+    if data is None and wanted == Goal():
+        wanted = Goal(energy=0.99)  # without samples nothing can be tried out
     if not dry_run:
         check_output(original, Path(output))
-    data, held, note = _parted(original, data, evaluation, how, preprocess)
-    known = obtain(original, data, moments, run=how, selection=selection, progress=progress)
+    source, held, note = _parted(original, data, evaluation, how, preprocess)
+    known = obtain(original, source, moments, run=how, selection=selection, progress=progress)
     measured = measure(
         original,
         known.moments,
-        energy=energy,
+        energy=wanted.energy or 0.99,
         centered=centered,
         selection=selection,
         progress=progress,
     )
-    plan = decide(measured, method=method, align=align, allow_unstable=allow_unstable, force=force)
-    found = replace(report(measured, known.rows), settings=plan.settings, plan=plan)
+    decides = held if evaluation is not None else None
+    rows = known.rows or ({} if source is None else rows_of_data(original, source, how))
+    met = meet(wanted, by, measured, rows, source, decides, how, progress=progress)
+    plan = met.plan
+    found = replace(
+        report(measured, rows), settings=plan.settings, plan=plan, frontier=met.frontier
+    )
     if dry_run or not plan.split:
-        return found
-    proto = compress(original, plan, known.moments, progress=progress)
+        return replace(found, notes=(met.note,) if met.note else ())
+    proto = compress(original, plan, known.moments, met.factors, progress=progress)
     with staged(original, proto, Path(output)) as path:
         verify(path, original)
         comparison = _compared(original, load(path), held, how, progress)
@@ -98,13 +109,14 @@ def deliver(
 
 def _parted(
     model: Model, data: Any, evaluation: Any, run: Run, preprocess: Preprocess | None
-) -> tuple[Any, DataSource | None, str]:
+) -> tuple[DataSource | None, DataSource | None, str]:
     """Data to calibrate with, data to compare on, and what to say about the latter."""
+    source = None if data is None else open_data(data, model.inputs, run, preprocess)
     if evaluation is not None:
-        return data, open_data(evaluation, model.inputs, run, preprocess), ""
-    if data is None:
+        return source, open_data(evaluation, model.inputs, run, preprocess), ""
+    if source is None:
         return None, None, NOT_COMPARED
-    rest, held = holdout(open_data(data, model.inputs, run, preprocess))
+    rest, held = holdout(source)
     return rest, held or rest, "" if held else NOT_HELD_OUT
 
 

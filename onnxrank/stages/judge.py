@@ -38,10 +38,12 @@ class Judge:
         The model with its weights as inputs.
     batches : iterable of Batch
         Samples; their state before the first layer is kept.
+    labelled : bool
+        Judge by accuracy where there are labels.
     """
 
-    def __init__(self, replay: Replay, batches: Iterable[Batch]) -> None:
-        self._replay = replay
+    def __init__(self, replay: Replay, batches: Iterable[Batch], *, labelled: bool = True) -> None:
+        self._replay, self._labelled = replay, labelled
         self._batches: list[tuple[Batch, Values, Values]] = []
         for batch in batches:
             start = replay.start(batch.feeds)
@@ -60,7 +62,7 @@ class Judge:
             for name, value in reference.items():
                 found.add(name, value, outputs[name], batch)
         top1 = found.top1
-        if top1 is not None and top1.labelled:
+        if top1 is not None and top1.labelled and self._labelled:
             return Loss("accuracy", float(top1.accuracy_reference - top1.accuracy_candidate))
         if top1 is not None:
             return Loss("agreement", float(1 - top1.agreement))

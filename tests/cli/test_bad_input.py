@@ -257,11 +257,18 @@ def test_options_out_of_range(case, words: list[str]) -> None:
     assert words[0] in result.stderr
 
 
-def test_data_and_moments_exclude_each_other(case) -> None:
-    assert run("analyze", case.model).exit_code == 2
-    both = run("analyze", case.model, "--data", case.data, "--moments", "m")
+def test_data_or_moments_are_needed(case) -> None:
+    neither = run("analyze", case.model)
+    assert neither.exit_code == 2
+    assert "give --data DATA or --moments FILE" in neither.stderr
+
+
+def test_goals_exclude_each_other(case) -> None:
+    both = run(
+        "compress", case.model, "s.onnx", "--data", case.data, "--params", "0.5", "--macs", "1"
+    )
     assert both.exit_code == 2
-    assert "either --data DATA or --moments FILE" in both.stderr
+    assert "--params and --macs are different goals" in both.stderr
 
 
 def test_near_misses_are_suggested(case) -> None:

@@ -1,0 +1,256 @@
+"""Goal: what a user asks of a compressed model, and the plan and factors that meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from onnxrank.errors import PlanError
+from onnxrank.graph.override import override
+from onnxrank.graph.sites import Unit
+from onnxrank.linalg.factorize import FORMS, Factors
+from onnxrank.results import Frontier, Plan
+from onnxrank.runtime.batch import DataSource
+from onnxrank.runtime.data import holdout
+from onnxrank.runtime.replay import Replay
+from onnxrank.runtime.session import Run
+from onnxrank.stages.budget import Budget, Planner
+from onnxrank.stages.compensate import Task, compensate
+from onnxrank.stages.judge import Judge, Loss
+from onnxrank.stages.measure import Measured
+from onnxrank.stages.plan import decide
+from onnxrank.stages.search import search
+from onnxrank.stages.survey import Progress
+from onnxrank.stages.tasks import tasks
+
+# Above this many parameters a compensated fit would hold too much at once.
+_MOST = 250_000_000
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One of an energy, a budget, a largest loss, or a ready plan; none of them is a search.
+
+    Attributes
+    ----------
+    energy : float or None
+        Every layer is cut to the rank that holds this share of its energy.
+    budget : Budget or None
+        What may be kept.
+    max_drop : float or None
+        What may be lost: accuracy where there are labels, else agreement, else relative error.
+    plan : Plan or None
+        A plan to be applied.
+    agreement, error : float
+        Without any of these: share of top-1 classes that must agree, or, where there are no
+        classes, the relative error that is allowed.
+    """
+
+    energy: float | None = None
+    budget: Budget | None = None
+    max_drop: float | None = None
+    plan: Plan | None = None
+    agreement: float = 0.99
+    error: float = 0.01
+
+    def __post_init__(self) -> None:
+        given = [self.energy, self.budget, self.max_drop, self.plan]
+        if sum(value is not None for value in given) > 1:
+            raise PlanError("more than one goal is given", hint="an energy, a budget, or a drop")
+
+    @property
+    def searches(self) -> bool:
+        """Whether models have to be tried out."""
+        return self.energy is None and self.budget is None and self.plan is None
+
+    def tolerance(self, loss: Loss) -> float:
+        """What may be lost."""
+        if self.max_drop is not None:
+            return self.max_drop
+        return self.error if loss.kind == "error" else 1 - self.agreement + 1e-9
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a goal is met.
+
+    Attributes
+    ----------
+    method : str
+        ``auto`` or a factor form for an energy.
+    align : int
+        Ranks of convolutions are multiples of this.
+    allow_unstable, force : bool
+        See `plan`.
+    compensate : bool
+        Fit every layer to what the compressed ones before it give, where that can be done.
+    """
+
+    method: str = "auto"
+    align: int = 8
+    allow_unstable: bool = False
+    force: bool = False
+    compensate: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Met:
+    """A plan that meets a goal, with the factors that were fitted, if they were already."""
+
+    plan: Plan
+    factors: Mapping[str, Factors] | None = None
+    frontier: Frontier | None = None
+    note: str = ""
+
+
+def meet(
+    goal: Goal,
+    manner: Manner,
+    measured: Measured,
+    rows: Mapping[str, float],
+    source: DataSource | None,
+    evaluation: DataSource | None,
+    run: Run,
+    *,
+    progress: Progress,
+) -> Met:
+    """Find the plan, and the factors where samples are there to fit them to.
+
+    Parameters
+    ----------
+    goal, manner
+        What is wanted, and how.
+    measured : Measured
+        Units, moments and ranks.
+    rows : mapping of str to float
+        Rows a sample by site.
+    source : DataSource or None
+        Calibration samples; without them nothing can be probed, searched or compensated.
+    evaluation : DataSource or None
+        Samples with which a search decides; a part of `source` if there are none.
+    run : Run
+        How models are run.
+    progress : callable
+        Called with (done, total, what).
+
+    Raises
+    ------
+    PlanError
+        The goal cannot be met with what is given.
+    """
+    if goal.energy is not None or goal.plan is not None:
+        plan = goal.plan or decide(
+            measured,
+            method=manner.method,
+            align=manner.align,
+            allow_unstable=manner.allow_unstable,
+            force=manner.force,
+        )
+        return Met(plan, _fitted(manner, measured, plan, source, run, progress))
+    if source is None:
+        raise PlanError(
+            "moments alone do not tell what a layer means to the outputs",
+            hint="give --data as well, or choose by --energy",
+        )
+    if manner.method != "auto":
+        raise PlanError(
+            f"--method {manner.method} goes with --energy", hint="a budget takes the best forms"
+        )
+    planner = Planner(
+        measured,
+        source,
+        run,
+        rows,
+        align=manner.align,
+        allow_unstable=manner.allow_unstable,
+        progress=progress,
+    )
+    if goal.budget is not None:
+        plan = planner.plan(goal.budget)
+        return Met(plan, fit(planner, manner, plan, source, run, progress))
+    return _searched(goal, manner, planner, source, evaluation, run, progress)
+
+
+def _searched(
+    goal: Goal,
+    manner: Manner,
+    planner: Planner,
+    source: DataSource,
+    evaluation: DataSource | None,
+    run: Run,
+    progress: Progress,
+) -> Met:
+    rest, deciding = holdout(evaluation or source, share=1 / 2 if evaluation else 1 / 8)
+    if evaluation is None:
+        source, searched = holdout(rest)
+    else:
+        searched = rest
+    if deciding is None or searched is None:
+        raise PlanError("too few samples to search with", hint="give more data, or an --energy")
+    labelled = goal.max_drop is not None
+    judges = [Judge(planner.replay, s.batches(), labelled=labelled) for s in (searched, deciding)]
+    found = search(
+        planner,
+        lambda plan: fit(planner, manner, plan, source, run, lambda *_: None),
+        judges[0],
+        judges[1],
+        goal.tolerance,
+        progress=progress,
+    )
+    if found.chosen is None:
+        nothing = planner.plan(Budget("params", 1.0))
+        entries = tuple(replace(e, form=None, rank=None, kept=_NOTHING) for e in nothing.units)
+        return Met(replace(nothing, units=entries), {}, found.frontier, _NOTHING)
+    return Met(found.chosen.plan, found.chosen.factors, found.frontier)
+
+
+_NOTHING = "nothing to gain at this tolerance"
+
+
+def _fitted(
+    manner: Manner,
+    measured: Measured,
+    plan: Plan,
+    source: DataSource | None,
+    run: Run,
+    progress: Progress,
+) -> dict[str, Factors] | None:
+    """Compensated factors of a plan; None where it is to be written as it is."""
+    model = measured.survey.model
+    plain = not manner.compensate or manner.method in FORMS or manner.force or source is None
+    if plain or not plan.split or measured.survey.info({}).parameters > _MOST:
+        return None
+    assert source is not None
+    units = {unit.name: unit for unit in measured.survey.units}
+    chosen = list(tasks(model, units, plan, measured.moments))
+    sites = [site for task in chosen for unit in task.block.units for site in unit.sites]
+    replay = Replay(override(model, sites), run)
+    return _compensated(replay, measured, chosen, source, run, progress)
+
+
+def fit(
+    planner: Planner,
+    manner: Manner,
+    plan: Plan,
+    source: DataSource,
+    run: Run,
+    progress: Progress,
+) -> dict[str, Factors]:
+    """Factors of a plan by unit name, compensated if that is wanted."""
+    units: dict[str, Unit] = {unit.name: unit for unit in planner.measured.survey.units}
+    chosen = list(tasks(planner.model, units, plan, planner.measured.moments))
+    if not manner.compensate:
+        return {n: f for task in chosen for n, f in task.block.split(task.plain).items()}
+    return _compensated(planner.replay, planner.measured, chosen, source, run, progress)
+
+
+def _compensated(
+    replay: Replay,
+    measured: Measured,
+    chosen: list[Task],
+    source: DataSource,
+    run: Run,
+    progress: Progress,
+) -> dict[str, Factors]:
+    model = measured.survey.model
+    return compensate(model, replay, chosen, list(source.batches()), run, progress=progress)

@@ -172,24 +172,29 @@ def reference(proto: onnx.ModelProto, feeds: Feeds) -> Any:
 
 
 def differ(expected: Any, got: Any) -> float:
-    """Largest difference of outputs, relative to the largest entry; inf where they cannot match."""
-    worst = 0.0
-    if len(expected) != len(got):
+    """Largest difference of outputs, relative to the largest entry; inf where they cannot match.
+
+    Outputs may be tensors, or lists and maps of them.
+    """
+    if isinstance(expected, dict):
+        if expected.keys() != got.keys():
+            return np.inf
+        return differ(list(expected.values()), [got[key] for key in expected])
+    if isinstance(expected, (list, tuple)):
+        if len(expected) != len(got):
+            return np.inf
+        return max(map(differ, expected, got), default=0.0)
+    a, b = np.asarray(expected), np.asarray(got)
+    if a.shape != b.shape or a.dtype != b.dtype:
         return np.inf
-    for a, b in zip(expected, got, strict=True):
-        if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiubcV" or not a.size:
-            same = str(a) == str(b) if not isinstance(a, np.ndarray) else np.array_equal(a, b)
-            worst = max(worst, 0.0 if same else np.inf)
-            continue
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return np.inf
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-            return np.inf
-        keep = np.isfinite(a)
-        scale = np.abs(a[keep]).max(initial=1e-3)
-        worst = max(worst, float(np.abs(a[keep] - b[keep]).max(initial=0.0) / scale))
-    return worst
+    if a.dtype.kind not in "fiubcV":
+        return 0.0 if np.array_equal(a, b) else np.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    keep = np.isfinite(a)
+    if not np.array_equal(keep, np.isfinite(b)):
+        return np.inf
+    scale = np.abs(a[keep]).max(initial=1e-3)
+    return float(np.abs(a[keep] - b[keep]).max(initial=0.0) / scale)
 
 
 def assert_full(

@@ -7,7 +7,6 @@ import math
 from onnxrank.graph.chain import CHAIN
 from onnxrank.graph.constants import NotConstant, WeightRef
 from onnxrank.graph.operators.base import Context
-from onnxrank.graph.scopes import bodies
 from onnxrank.graph.sites import Skip
 
 _QUANTIZED = {
@@ -44,6 +43,7 @@ _SCALING = {
     "LpNormalization",
 }
 _LOOKUP = {"Gather", "GatherND", "GatherElements"}
+_HOLDERS = {"Constant", "If", "Loop", "Scan", "SequenceMap"}
 _CONTRACTIONS = {"DeformConv", "MoE", "NhwcConv", "CausalConvWithState"}
 
 
@@ -109,7 +109,7 @@ def _sizes(context: Context, least: int) -> list[int]:
 
 def _weight_size(context: Context) -> int:
     node = context.node
-    if node.op_type in CHAIN or node.op_type == "Constant" or any(True for _ in bodies(node)):
+    if node.op_type in CHAIN or node.op_type in _HOLDERS:
         return 0  # what reads it behind, or in the body, is asked
     return sum(_sizes(context, 2))
 

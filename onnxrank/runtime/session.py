@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from onnxrank.errors import DataError, ModelError
+from onnxrank.graph.precision import has_bfloat16, widened
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -114,21 +115,36 @@ def open_session(
 
     ort.set_default_logger_severity(4)
     wanted = "cpu" if cpu_only else provider_for(run)
+    options, providers = _options(folder, run.threads, lean), _providers(wanted)
     try:
-        content = proto.SerializeToString()
-        session = ort.InferenceSession(
-            content,
-            _options(folder, run.threads, lean),
-            providers=_providers(wanted),
-        )
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=providers)
     except Exception as error:
-        raise _load_error(error, name) from error
+        if not has_bfloat16(proto):
+            raise _load_error(error, name) from error
+        session = _widened_session(proto, folder, options, providers, name)
     if run.provider == "cuda" and not cpu_only and provider_of(session) != "cuda":
         raise ModelError(
             "onnxruntime could not start its CUDA provider",
             hint="install the CUDA and cuDNN libraries it needs, or use --provider cpu",
         )
     return session
+
+
+def _widened_session(
+    proto: onnx.ModelProto,
+    folder: Path | None,
+    options: ort.SessionOptions,
+    providers: list[Any],
+    name: str,
+) -> ort.InferenceSession:
+    """Load a bfloat16 model as float32: many of its kernels are missing on the CPU."""
+    import onnxruntime as ort
+
+    wide = widened(proto, folder, name)
+    try:
+        return ort.InferenceSession(wide.SerializeToString(), options, providers=providers)
+    except Exception as error:
+        raise _load_error(error, name) from error
 
 
 def provider_for(run: Run) -> str:
@@ -175,7 +191,7 @@ def execute(
     try:
         if any(_is_opaque(value) for value in feeds.values()) or not _all_tensors(session, names):
             return list(session.run(list(names), dict(feeds)))
-        values = {name: _to_ort(value) for name, value in feeds.items()}
+        values = {name: _to_ort(value) for name, value in _fitting(session, feeds).items()}
         return [_from_ort(out) for out in session.run_with_ort_values(list(names), values)]
     except Exception as error:
         raise _run_error(error, where) from error
@@ -238,6 +254,17 @@ def _run_error(error: Exception, where: str) -> DataError | ModelError:
     if type(error).__name__ in ("InvalidArgument", "ValueError"):
         return DataError(f"onnxruntime refuses the inputs: {text}", where=where)
     return ModelError(f"onnxruntime cannot run the model: {text}", where=where)
+
+
+def _fitting(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Feeds with bfloat16 as float32 where the session was widened."""
+    if all(value.dtype != ml_dtypes.bfloat16 for value in feeds.values()):
+        return feeds
+    taken = (*session.get_inputs(), *session.get_overridable_initializers())
+    wide = {i.name for i in taken if i.type == "tensor(float)"}
+    return {
+        name: value.astype(np.float32) if name in wide else value for name, value in feeds.items()
+    }
 
 
 def _is_opaque(value: Any) -> bool:

@@ -10,7 +10,7 @@ from onnxrank.graph.constants import is_move
 from onnxrank.graph.model import Model
 from onnxrank.graph.operators import other
 from onnxrank.graph.operators.base import Context
-from onnxrank.graph.probe import OLDEST
+from onnxrank.graph.probe import OLDEST, reducible
 from onnxrank.graph.scopes import Scope, node_key
 from onnxrank.graph.sites import Selection, Site, Skip, Unit
 
@@ -76,6 +76,8 @@ def _check_body(model: Model, site: Site) -> Site | Skip:
         else:
             continue
         return _skip(site, "body", f"it lies in {what}, which cannot be measured")
+    if site.scope.path and not reducible(model, site.view):
+        return _skip(site, "unknown_rank", "its input, in a body, has no known rank")
     return site
 
 

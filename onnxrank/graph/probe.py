@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxrank.errors import ModelError
 from onnxrank.graph.model import Model
 from onnxrank.graph.nodes import Namer, make_node, make_tensor
+from onnxrank.graph.rename import unshadow
 from onnxrank.graph.rewrite import names_of
 from onnxrank.graph.scopes import MAIN, Scope, bodies, walk
 from onnxrank.graph.sites import View
@@ -58,25 +58,35 @@ def probe(
     widths : mapping of View to int
         Columns of one group's rows (d_in of its sites).
     reduce : bool
-        Reduce in the graph, where its operator set is new enough; views in bodies of If, Loop and
-        Scan always are, since their tensors live once an iteration.
+        Reduce in the graph what is `reducible`; views in bodies of If, Loop and Scan always are,
+        since their tensors live once an iteration.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.document)
     document = _Document(proto)
     names: dict[View, Names] = {}
     for view in views:
-        if view.scope == MAIN and (not reduce or model.opsets.get("", 0) < OLDEST):
+        if view.scope == MAIN and not (reduce and reducible(model, view)):
             names[view] = view.tensor
             document.expose(view.tensor)
             continue
+        home = model.index.resolve(view.scope, view.tensor) or view.scope
+        tensor = document.renamed.get((home, view.tensor), view.tensor)
         rank = len(model.shape(view.scope, view.tensor) or ())
-        made = _Reducer(document, view, widths[view], rank).run()
+        made = _Reducer(document, view, tensor, widths[view], rank).run()
         for name in made:
             document.expose(name)
         names[view] = made
     document.insert()
     return Probed(proto, names)
+
+
+def reducible(model: Model, view: View) -> bool:
+    """Whether the moments of a view can be reduced in the graph."""
+    layout = view.layout
+    ranked = isinstance(layout, Patches) or layout.axes == (-1,)
+    known = ranked or model.shape(view.scope, view.tensor) is not None
+    return known and model.opsets.get("", 0) >= OLDEST
 
 
 class _Document:
@@ -92,6 +102,7 @@ class _Document:
             for node in graph.node
             for name, _ in bodies(node)
         }
+        self.renamed = unshadow(proto, self.names)
         self._outputs = {output.name for output in proto.graph.output}
         self._behind: dict[Scope, dict[str, list[onnx.NodeProto]]] = defaultdict(dict)
         self._before: dict[Scope, dict[str, list[onnx.NodeProto]]] = defaultdict(dict)
@@ -108,6 +119,7 @@ class _Document:
 
     def before(self, scope: Scope, output: str, nodes: list[onnx.NodeProto]) -> None:
         """Put nodes before the one that makes `output`."""
+        output = self.renamed.get((scope, output), output)
         self._before[scope].setdefault(output, []).extend(nodes)
 
     def insert(self) -> None:
@@ -125,8 +137,8 @@ class _Document:
 class _Reducer:
     """Builds n, sum and Gram matrix of one view where it lives, and carries them out."""
 
-    def __init__(self, document: _Document, view: View, width: int, rank: int) -> None:
-        self.document, self.view = document, view
+    def __init__(self, document: _Document, view: View, tensor: str, width: int, rank: int) -> None:
+        self.document, self.view, self.tensor = document, view, tensor
         self.width, self.rank = width, rank
         self.groups = view.layout.groups
         self.prefix = f"onnxrank/{view.scope}/{view.tensor}"
@@ -175,7 +187,7 @@ class _Reducer:
         total = summed(emit("Expand", unit, self._tall(emit, count)))
         shape = self.constant("sum_shape", np.array([self.groups, self.width]))
         made = n, emit("Reshape", total, shape), summed(flat)
-        self.document.behind(self.view.scope, self.view.tensor, nodes)
+        self.document.behind(self.view.scope, self.tensor, nodes)
         return made
 
     def _tall(self, emit: object, count: str) -> str:
@@ -187,7 +199,7 @@ class _Reducer:
     def _rows(self, emit: object) -> str:
         layout, call = self.view.layout, emit
         assert callable(call)
-        x = call("Cast", self.view.tensor, to=onnx.TensorProto.FLOAT)
+        x = call("Cast", self.tensor, to=onnx.TensorProto.FLOAT)
         if isinstance(layout, Patches):
             x = self._patches(call, x, layout)
             last = self._last(call, x, len(layout.kernel) + 2, (1,))
@@ -206,12 +218,6 @@ class _Reducer:
         assert callable(call)
         if axes == (-1,) or (rank and axes == (rank - 1,)):
             return x
-        if not rank:
-            raise ModelError(
-                f"the rank of tensor '{self.view.tensor}' is not known",
-                where=str(self.view.scope),
-                hint="leave the node out with --exclude",
-            )
         moved = [axis % rank for axis in axes]
         return str(call("Transpose", x, perm=[a for a in range(rank) if a not in moved] + moved))
 

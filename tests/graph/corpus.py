@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import numpy_helper
 
 from onnxrank.errors import OnnxRankError
@@ -25,7 +26,7 @@ from onnxrank.graph.sites import Selection, Site
 from onnxrank.graph.weights import weight_matrix
 from onnxrank.linalg.factorize import Factors
 
-from .build import differ, reference, run_plain
+from .build import differ, reference
 from .lossless import MOVING, differences
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -220,15 +221,11 @@ def factors(model: Model, site: Site) -> Factors:
     )
 
 
-def judge(
-    case: Case,
-    selection: Selection | None = None,
-    runner: Callable[[Any, Any], Any] | None = None,
-) -> Outcome:
+def judge(case: Case, selection: Selection | None = None) -> Outcome:
     """Find, split everything, compare; never raises but for faults of the corpus."""
     outcome = Outcome(case.name)
     try:
-        _judge(case, selection or Selection(quantized=True), outcome, runner)
+        _judge(case, selection or Selection(quantized=True), outcome)
     except OnnxRankError as error:
         outcome.refused = str(error)
     except Exception as error:  # noqa: BLE001 - that is what is looked for
@@ -236,7 +233,7 @@ def judge(
     return outcome
 
 
-def _judge(case: Case, selection: Selection, outcome: Outcome, runner: Any) -> None:
+def _judge(case: Case, selection: Selection, outcome: Outcome) -> None:
     model = load(case.model)
     sites, skips = find_sites(model, selection)
     units = find_units(model, sites)
@@ -258,42 +255,38 @@ def _judge(case: Case, selection: Selection, outcome: Outcome, runner: Any) -> N
     if not free:
         return
     outcome.tolerance = {10: 2e-2, 16: 1e-1}.get(free[0].weight.dtype, 1e-4)
-    how = runner or _runner(case, model)
-    expected = _try(how, model.proto, case.feeds)
+    how = runner(model)
+    expected = attempt(lambda: how(model.proto, case.feeds))
     if expected is None:
-        expected, how = _try(reference, model.proto, case.feeds), reference
+        expected, how = attempt(lambda: reference(model.proto, case.feeds)), reference
     if expected is not None:
         outcome.error = differ(expected, how(written, case.feeds))
 
 
-def _runner(case: Case, model: Model) -> Callable[[Any, Any], Any]:
-    if model.folder is None:
-        return run_plain
+def runner(model: Model) -> Callable[..., Any]:
+    """Runs protos that come from `model`, whose external data lie beside it, node by node."""
 
-    def run_beside(proto: onnx.ModelProto, feeds: Any) -> Any:
-        """External data are looked for beside the original."""
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
+    def run(proto: onnx.ModelProto, feeds: Any, outputs: Any = None) -> Any:
+        options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        key = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(key, str(model.folder))
-        session = ort.InferenceSession(
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if model.folder is not None:
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, str(model.folder))
+        session = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        names = {v.name for v in session.get_inputs()} | {
-            v.name for v in session.get_overridable_initializers()
-        }
-        return session.run(None, {k: v for k, v in feeds.items() if k in names})
+        fed = [*session.get_inputs(), *session.get_overridable_initializers()]
+        return session.run(outputs, {v.name: feeds[v.name] for v in fed if v.name in feeds})
 
-    return run_beside
+    return run
 
 
-def _try(runner: Any, proto: onnx.ModelProto, feeds: Any) -> Any:
+def attempt(action: Callable[[], Any]) -> Any:
+    """What it gives; None where it fails, as not every model runs everywhere."""
     try:
-        return runner(proto, feeds)
-    except Exception:  # noqa: BLE001 - not every model runs everywhere
+        return action()
+    except Exception:  # noqa: BLE001 - onnxruntime raises of many kinds
         return None
 
 

@@ -714,3 +714,75 @@ def test_bodies_that_cannot_be_measured():
     )
     sites, skips = find_sites(load(model))
     assert not sites and [(s.name, s.code) for s in skips] == [("inner", "body")]
+
+
+def test_bodies_that_repeat_names_of_the_graph_around_them():
+    """No valid ONNX, but onnxruntime runs some of it: in the copy, names are made to differ."""
+    inner = loop(
+        ["h"],
+        [],
+        [node("MatMul", ["h", "w"], ["m"], name="inner"), node("Tanh", ["m"], ["h_out"])],
+        inputs=["count", "on", "h"],
+        outs=["g"],
+        name="in",
+    )
+    model = make(
+        [
+            loop(
+                ["h"],
+                [],
+                [
+                    inner,
+                    node("MatMul", ["g", "v"], ["m"], name="outer"),
+                    node("Sigmoid", ["m"], ["h_out"]),
+                ],
+                inputs=["count", "yes", "x"],
+                outs=["y"],
+                name="out",
+            )
+        ],
+        {"x": (3, K), "count": info("count", (), INT64), "yes": info("yes", (), BOOL)},
+        ["y"],
+        {"w": noise(K, K), "v": noise(K, K, seed=3)},
+    )
+    # The condition last, as it was found in the wild: then onnxruntime takes the model.
+    for graph in (model.graph.node[0].attribute[0].g, inner.attribute[0].g):
+        graph.node.append(graph.node[0])
+        del graph.node[0]
+    held = next(n for n in model.graph.node[0].attribute[0].g.node if n.op_type == "Loop")
+    held.attribute[0].g.CopyFrom(inner.attribute[0].g)
+    x, w, v = noise(3, K), noise(K, K), noise(K, K, seed=3)
+    seen = {"inner": [], "outer": []}
+    h = x
+    for _ in range(2):
+        for _ in range(2):
+            seen["inner"].append(h)
+            h = np.tanh(h @ w)
+        seen["outer"].append(h)
+        h = 1 / (1 + np.exp(-(h @ v)))
+    feeds = {"x": x, "count": np.array(2), "yes": np.array(True)}
+    check(model, feeds, seen)
+
+
+def test_unknown_ranks():
+    """What cannot be reduced in the graph is fetched; in a body, where it cannot be, skipped."""
+    one = single("Gemm", {"x": None}, {"w": noise(K, 2)}, ["x", "w"], transA=1)
+    loaded = load(one)
+    views = {s.view: s.d_in for s in find_sites(loaded)[0]}
+    assert list(probe(loaded, list(views), views, reduce=True).names.values()) == ["x"]
+    gemm = single("Gemm", {"x": None}, {"w": noise(K, 2)}, ["x", "w"])
+    check(gemm, {"x": noise(3, K)}, {"n": noise(3, K)})
+    model = make(
+        [
+            choose(
+                [node("Gemm", ["x", "w"], ["t"], name="a", transA=1)],
+                [node("MatMul", ["x", "w"], ["e"], name="b")],
+            )
+        ],
+        {"x": None, **{"c": info("c", (), BOOL)}},
+        ["y"],
+        {"w": noise(K, K)},
+    )
+    sites, skips = find_sites(load(model))
+    assert [s.name for s in sites] == ["b"]
+    assert [(s.name, s.code) for s in skips] == [("a", "unknown_rank")]

@@ -32,7 +32,8 @@ def _site(context: Context, weight: WeightRef, data: int, transposed: bool) -> S
         return context.skip("rank", f"its weight has {len(weight.shape)} dimensions, not 2")
     d_in, d_out = weight.shape[::-1] if transposed else weight.shape
     flipped = bool(context.attributes.get("transA" if data == 0 else "transB", 0))
-    axis = 0 if flipped == (data == 0) else 1
+    # From the end, as MatMul has them: both reading one tensor share its moments.
+    axis = -2 if flipped == (data == 0) else -1
     tensor = context.node.input[data]
     return context.site(
         weight,

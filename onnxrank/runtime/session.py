@@ -191,8 +191,11 @@ def execute(
     try:
         if any(_is_opaque(value) for value in feeds.values()) or not _all_tensors(session, names):
             return list(session.run(list(names), dict(feeds)))
-        values = {name: _to_ort(value) for name, value in _fitting(session, feeds).items()}
-        return [_from_ort(out) for out in session.run_with_ort_values(list(names), values)]
+        fitting = _fitting(session, feeds)
+        values = {name: _to_ort(value) for name, value in fitting.items()}
+        found = [_from_ort(out) for out in session.run_with_ort_values(list(names), values)]
+        # An input that is an output too is the caller's own memory, but not where it was cast.
+        return found if fitting is feeds else [np.array(value) for value in found]
     except Exception as error:
         raise _run_error(error, where) from error
 

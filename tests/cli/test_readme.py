@@ -33,6 +33,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_shell_blocks_run_in_order(checkout: Path) -> None:
     assert [words[0] for words in commands()] == ["compress", "compare"]
     for words in commands():

@@ -112,9 +112,41 @@ def choose_ridge(weight: Array, folds: Sequence[Drift], rank: int, cut: Cut) -> 
     return RIDGES[int(np.argmin(scores))]
 
 
+def uncentred(drift: Drift) -> Drift:
+    """The same moments about zero: what is fitted to them needs no shift."""
+
+    def about_zero(cross: CrossMoment) -> CrossMoment:
+        return CrossMoment(cross.n, 0 * cross.sum_x, 0 * cross.sum_y, cross.cross)
+
+    moved = SecondMoment(drift.moved.n, 0 * drift.moved.sum, drift.moved.gram)
+    pull = None if drift.pull is None else about_zero(drift.pull)
+    return Drift(moved, about_zero(drift.cross), pull)
+
+
 def compensated(
-    weight: Array, folds: Sequence[Drift], rank: int, cut: Cut = output_pair
+    weight: Array,
+    folds: Sequence[Drift],
+    rank: int,
+    cut: Cut = output_pair,
+    *,
+    shifts: bool = True,
 ) -> tuple[Factors, float | None]:
-    """The compensated factors, fitted to both folds, and the ridge that they chose."""
-    epsilon = choose_ridge(weight, folds, rank, cut)
-    return fitted(weight, folds[0] + folds[1], rank, epsilon, cut), epsilon
+    """The compensated factors, fitted to both folds, and the ridge that they chose.
+
+    Parameters
+    ----------
+    weight : ndarray of float64, shape (groups, d_in, d_out)
+        The original matrix.
+    folds : sequence of Drift
+        Two, on disjoint rows.
+    rank : int
+        Of the factors.
+    cut : callable
+        Gives the factors of a weight at a rank in the metric of a covariance.
+    shifts : bool
+        The output can be shifted; if not, the factors have no bias.
+    """
+    first, second = folds if shifts else map(uncentred, folds)
+    epsilon = choose_ridge(weight, (first, second), rank, cut)
+    found = fitted(weight, first + second, rank, epsilon, cut)
+    return (found if shifts else Factors(found.parts)), epsilon

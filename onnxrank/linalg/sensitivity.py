@@ -20,9 +20,9 @@ def probe_ranks(tail: Array, most: int) -> list[int]:
     tail : ndarray of float64, shape (ranks + 1,)
         Squared error at every rank; entry 0 is the whole energy.
     most : int
-        The largest rank of interest.
+        The largest rank of interest; none is below 1.
     """
-    if tail[0] <= 0:
+    if tail[0] <= 0 or most < 1:
         return []
     found = {int(np.argmax(tail <= share * tail[0])) for share in SHARES}
     return sorted({min(max(rank, 1), most) for rank in found})
@@ -47,7 +47,11 @@ def predicted(points: Sequence[tuple[float, float]], tails: Array) -> Array:
     ndarray of float64, shape of `tails`
         Infinite beyond the severest probe; never falling as the unit's error rises.
     """
-    known = sorted((tail, error) for tail, error in points if tail > 0)
+    worst: dict[float, float] = {}
+    for tail, error in points:
+        if tail > 0:
+            worst[tail] = max(error, worst.get(tail, 0.0))
+    known = sorted(worst.items())
     found = np.full(tails.shape, np.inf)
     found[tails <= 0] = 0.0
     if not known:

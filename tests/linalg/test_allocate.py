@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxrank.errors import PlanError
-from onnxrank.linalg.allocate import Curve, allocate
+from onnxrank.linalg.allocate import Curve, allocate, path
 
 QUICK = settings(deadline=None, max_examples=150)
 
@@ -92,3 +92,26 @@ def test_curves_that_are_none_are_refused(error, cost):
 def test_ties_keep_the_order_of_the_units():
     curve = Curve(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
     assert allocate({"b": curve, "a": curve}, 1).choice == {"b": 1, "a": 0}
+
+
+@QUICK
+@given(cases())
+def test_the_path_is_what_budgets_lead_to(case):
+    curves, _ = case
+    choices = path(curves)
+    costs = [sum(curves[n].cost[k] for n, k in choice.items()) for choice in choices]
+    errors = [sum(curves[n].error[k] for n, k in choice.items()) for choice in choices]
+    assert all(set(choice) == set(curves) for choice in choices)
+    assert (np.diff(costs) > 0).all()
+    assert (np.diff(errors) < 0).all()
+    for choice, cost, error in zip(choices, costs, errors, strict=True):
+        got = allocate(curves, cost + 1e-9)
+        # At the prices in between nothing is better.
+        assert got.bound == pytest.approx(error, abs=1e-6)
+        assert got.error <= error + 1e-12, choice
+    rates = np.diff(errors) / np.diff(costs)
+    assert (np.diff(rates) >= -1e-9 * np.abs(rates[1:])).all()
+
+
+def test_the_path_of_nothing():
+    assert path({}) == [{}]

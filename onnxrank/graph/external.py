@@ -101,7 +101,7 @@ _AGAIN = "the model is damaged; export it again"
 
 def _inside(location: str, folder: Path, at: str) -> Path:
     root = folder.resolve()
-    if not location or "\0" in location:
+    if not location or isinstance(location, bytes) or "\0" in location:
         raise ModelError("external data without a location", where=at, hint=_AGAIN)
     path = root / location
     try:
@@ -123,6 +123,37 @@ def _inside(location: str, folder: Path, at: str) -> Path:
             hint=f"put the file into {folder}",
         )
     return resolved
+
+
+def home(proto: onnx.ModelProto, path: Path) -> Path:
+    """The folder that external data are relative to.
+
+    Download caches keep a model and its data under other names in one folder, and link to them
+    from another. Where `path` is such a link, the names are replaced by those behind the links:
+    onnxruntime follows none that leave the folder.
+    """
+    folder, real = path.parent.resolve(), path.resolve().parent
+    entries = [
+        entry
+        for tensor in tensors(proto)
+        if is_external(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    ]
+    if folder == real or not entries or any(isinstance(e.value, bytes) for e in entries):
+        return folder
+    targets = []
+    for entry in entries:
+        location = Path(entry.value)
+        if location.is_absolute() or ".." in location.parts or "\0" in entry.value:
+            return folder
+        there = folder if (folder / location).exists() else real
+        targets.append((there / location).resolve())
+    if not all(target.is_relative_to(real) for target in targets):
+        return folder
+    for entry, target in zip(entries, targets, strict=True):
+        entry.value = target.relative_to(real).as_posix()
+    return real
 
 
 def check(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:

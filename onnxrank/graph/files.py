@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
+import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import onnx
 import onnx.checker
-from google.protobuf.message import EncodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from onnxrank.errors import ModelError, WriteError
 from onnxrank.graph import external
@@ -65,6 +67,7 @@ def staged(model: Model, proto: onnx.ModelProto, output: Path) -> Iterator[Path]
         except OSError as error:
             raise WriteError(f"cannot be written: {error.strerror}", where=str(output)) from None
         yield temporary
+        replaced = _own_data(output) if len(made) > 1 else set()
         try:
             os.replace(temporary, output)
         except OSError as error:
@@ -73,10 +76,30 @@ def staged(model: Model, proto: onnx.ModelProto, output: Path) -> Iterator[Path]
             ) from None
         made.clear()
         _sync_folder(output.parent)
+        if replaced:
+            _remove(replaced - _own_data(output))
     finally:
-        for path in made:
-            with suppress(OSError):
-                path.unlink()
+        # Once it has been renamed the result stands, whatever comes in between.
+        if temporary not in made or temporary.exists():
+            _remove(reversed(made))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _own_data(output: Path) -> set[Path]:
+    """Data files that an earlier result at `output` named after itself and its content."""
+    pattern = re.compile(re.escape(output.name) + r"\.[0-9a-f]{12}\.data")
+    found: set[Path] = set()
+    with suppress(OSError, DecodeError):
+        proto = onnx.ModelProto.FromString(output.read_bytes())
+        entries = [e for t in external.tensors(proto) for e in t.external_data]
+        names = {e.value for e in entries if e.key == "location"}
+        found = {output.parent / n for n in names if isinstance(n, str) and pattern.fullmatch(n)}
+    return found
 
 
 def check_output(model: Model, output: Path) -> None:
@@ -117,7 +140,7 @@ def _move_out(model: Model, proto: onnx.ModelProto, output: Path, made: list[Pat
     for location, tensors in groups.items():
         target = _data_name(output, location, single=len(groups) == 1)
         folder = (output.parent / target).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder, made)
         temporary = folder / f".{output.name}.{secrets.token_hex(4)}.tmp"
         made.append(temporary)
         with open(temporary, "wb") as file:
@@ -126,13 +149,31 @@ def _move_out(model: Model, proto: onnx.ModelProto, output: Path, made: list[Pat
             os.fsync(file.fileno())
         name = target.with_name(f"{target.stem}.{digest[:12]}{target.suffix}")
         final = output.parent / name
-        if final.exists():  # the same content was written before
-            temporary.unlink()
-        else:
+        if not final.exists():
             os.replace(temporary, final)
             made.append(final)
+        elif _digest(final) == digest:  # the same content was written before
+            temporary.unlink()
+        else:  # it was damaged since; what replaces it is not removed on failure
+            os.replace(temporary, final)
         for tensor, (offset, length) in zip(tensors, spans, strict=True):
             _point(tensor, str(name), offset, length)
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    """Make a folder and what it lies in, noting what is new."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(new):
+        path.mkdir(exist_ok=True)
+        made.append(path)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _groups(model: Model, proto: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
@@ -159,7 +200,7 @@ def _data_name(output: Path, location: str, *, single: bool) -> PurePosixPath:
     """One file is named after the output; several keep their names and folders."""
     if single:
         return PurePosixPath(f"{output.name}.data")
-    return PurePosixPath(location)
+    return PurePosixPath(posixpath.normpath(location))
 
 
 def _copy_tensors(

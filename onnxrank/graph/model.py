@@ -130,8 +130,8 @@ def load(
         proto, path, digest = source, None, _fingerprint(source)
     else:
         path = Path(source)
-        folder = path.resolve().parent
         proto, digest = _read(path)
+        folder = external.home(proto, path)
     where = str(path) if path else "model"
     _check(proto, where)
     check_names(proto, where)

@@ -1,4 +1,4 @@
-"""Write factor pairs into a model: edits from the operators, spliced into the original."""
+"""Write factors into a model: edits from the operators, spliced into the original."""
 
 from __future__ import annotations
 
@@ -73,16 +73,17 @@ def rewrite(
     pairs: Iterable[tuple[Site, Factors]],
     properties: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """A model with some sites split; everything else is the same message as before.
+    """A model with some sites split, or refitted; everything else is the same message as before.
 
     Parameters
     ----------
     model : Model
         The original, left untouched.
     pairs : iterable of (Site, Factors)
-        The sites to split with their factors, float64, shapes (groups, d_in, r) and
-        (groups, r, d_out), in the order of the graph: sites that share a first factor share its
-        node. Taken one at a time, so that they need not all be in memory.
+        The sites with their factors, float64: a pair of shapes (groups, d_in, r) and
+        (groups, r, d_out) splits the node, one part of the weight's own shape takes its place.
+        In the order of the graph: sites that share a first factor share its node. Taken one at a
+        time, so that they need not all be in memory.
     properties : mapping of str to str, optional
         Entries of metadata_props to add; an entry of the same key is replaced.
 
@@ -121,9 +122,16 @@ def _edits(model: Model, site: Site, factors: Factors, store: Store) -> list[Edi
     node = model.index.producers[site.scope][site.output]
     operator = operators.operator(node)
     assert operator is not None
-    first, second = factors.parts
+    first, second = factors.parts[0], factors.parts[-1]
     job = Job(model, site, node, first, second, factors.bias, store, store.names)
-    nodes = store.reuse(site.scope, operator.split(job))
+    if len(factors.parts) > 1:
+        nodes = store.reuse(site.scope, operator.split(job))
+    elif operator.refit is not None:
+        nodes = operator.refit(job)
+    else:
+        raise ModelError(
+            "cannot take another weight in place", where=f"{model.name}: node '{site.name}'"
+        )
     replacing = Edit(site.scope, site.output, tuple(nodes))
     return [replacing, *(Edit(site.scope, key, (n,)) for key, n in job.others.items())]
 

@@ -41,6 +41,13 @@ def weight_matrix(model: Model, site: Site) -> NDArray[np.float64]:
     return np.ascontiguousarray(matrix.reshape(site.groups, site.d_in, site.d_out))
 
 
+def unmatrix(site: Site, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weight tensor that a matrix (groups, d_in, d_out) stands for, as the node reads it."""
+    shape, perm = site.orientation.shape, site.orientation.perm
+    turned = matrix.reshape([shape[axis] for axis in perm])
+    return np.asarray(turned.transpose(np.argsort(perm)).reshape(site.weight.shape), np.float64)
+
+
 def to_type(value: NDArray[Any], dtype: int, where: str) -> NDArray[Any]:
     """A float64 array in the model's own type, refusing overflow.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxrank.graph.constants import WeightRef
+from onnxrank.graph.model import Model
 from onnxrank.graph.operators.base import Context, Job, row_count
 from onnxrank.graph.sites import Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
@@ -33,6 +36,13 @@ def recognise(context: Context) -> Site | Skip | None:
     )
 
 
+def into_bias(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (1, d_out), as it is added to the bias."""
+    return np.asarray(shift[0], np.float64)
+
+
 def split(job: Job) -> list[onnx.NodeProto]:
     """``x A`` before the node, whose weight becomes the second factor."""
     first = job.constant("rank_in.weight", job.first[0])
@@ -41,6 +51,6 @@ def split(job: Job) -> list[onnx.NodeProto]:
     inputs[0], inputs[1] = job.middle, job.constant("rank_out.weight", job.second[0])
     if job.shift is not None:
         inputs += [""] * (3 - len(inputs))
-        inputs[2] = job.shifted(2, job.shift[0])
+        inputs[2] = job.shifted(2, into_bias(job.model, job.site, job.node, job.shift))
     job.add("rank_out", "Attention", inputs, job.output, domain=job.node.domain, without=())
     return job.nodes

@@ -17,7 +17,7 @@ from onnxrank.graph.model import Model, Shape
 from onnxrank.graph.nodes import make_node
 from onnxrank.graph.scopes import Scope
 from onnxrank.graph.sites import Hold, Orientation, Selection, Site, Skip, View
-from onnxrank.graph.weights import FLOATS
+from onnxrank.graph.weights import FLOATS, unmatrix
 from onnxrank.linalg.layout import Layout
 
 
@@ -259,6 +259,14 @@ class Job:
             made.doc_string = self.node.doc_string
             made.metadata_props.extend(self.node.metadata_props)
         self.nodes.append(made)
+
+    def refitted(self) -> onnx.NodeProto:
+        """A copy of the node that reads `first` in the place of its weight."""
+        node = onnx.NodeProto()
+        node.CopyFrom(self.node)
+        weight = unmatrix(self.site, self.first)
+        node.input[self.site.operand] = self.constant("refitted.weight", weight)
+        return node
 
     def shifted(self, index: int, shift: NDArray[np.float64] | None) -> str:
         """Input `index`, a bias, with `shift` added: a new constant, or an Add before the node."""

@@ -130,6 +130,27 @@ def _close(
     return job.nodes
 
 
+def refit(job: Job) -> list[onnx.NodeProto]:
+    """The same node with another kernel and bias."""
+    node = job.refitted()
+    shift = None
+    if job.shift is not None:
+        shift = into_bias(job.model, job.site, job.node, job.shift)
+    bias = job.shifted(2, shift)
+    if bias != job.input(2):
+        node.input.extend([""] * (3 - len(node.input)))
+        node.input[2] = bias
+    job.nodes.append(node)
+    return job.nodes
+
+
+def into_bias(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (groups, d_out), as it is added to the bias."""
+    return shift.reshape(-1)
+
+
 def recognise_transpose(context: Context) -> Site | Skip | None:
     """ConvTranspose: each position's channels are mapped to a kernel of outputs."""
     weight = context.constant(1)

@@ -48,7 +48,6 @@ def _site(context: Context, weight: WeightRef, data: int, transposed: bool) -> S
 def split(job: Job) -> list[onnx.NodeProto]:
     """``Gemm(Gemm(x, A), B, C)``; alpha, beta, C and an activation stay with the last one."""
     constant_left = job.site.view.tensor == job.input(1)
-    beta = float(job.attributes.get("beta", 1.0))
     a, b = job.first[0], job.second[0]
     if constant_left:
         flip = {"transB": int(job.attributes.get("transB", 0))}
@@ -58,18 +57,13 @@ def split(job: Job) -> list[onnx.NodeProto]:
         flip = {"transA": int(job.attributes.get("transA", 0))}
         inputs = [job.input(0), job.constant("rank_in.weight", a)]
         last = [job.middle, job.constant("rank_out.weight", b)]
-    shift = None if job.shift is None else spread(job.model, job.site, job.node, job.shift)
     if job.opset < 11:  # C was required
         zero = job.constant("rank_in.zero", np.zeros(1))
         inputs.append(zero)
         if job.opset < 7:
             flip["broadcast"] = 1
     job.add("rank_in", "Gemm", inputs, job.middle, extra={k: v for k, v in flip.items() if v})
-    if shift is not None and (beta == 0.0 or not job.input(2)):
-        bias, scale = job.constant("rank_bias", shift), {"beta": 1.0}
-    else:
-        bias = job.shifted(2, None if shift is None else shift / beta)
-        scale = {}
+    bias, scale = _bias(job)
     if bias:
         last.append(bias)
     job.add(
@@ -82,6 +76,44 @@ def split(job: Job) -> list[onnx.NodeProto]:
         without=("transA", "transB"),
     )
     return job.nodes
+
+
+def refit(job: Job) -> list[onnx.NodeProto]:
+    """The same node with another weight and bias."""
+    node = job.refitted()
+    bias, scale = _bias(job)
+    if bias != job.input(2):
+        node.input.extend([""] * (3 - len(node.input)))
+        node.input[2] = bias
+    if scale:
+        kept = [a for a in node.attribute if a.name not in scale]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in scale.items())
+    job.nodes.append(node)
+    return job.nodes
+
+
+def _bias(job: Job) -> tuple[str, dict[str, float]]:
+    """The third input, shifted, and the attributes that it changes."""
+    shift = job.shift
+    if shift is not None and (_beta(job.node) == 0.0 or not job.input(2)):
+        value = spread(job.model, job.site, job.node, shift)
+        return job.constant("rank_bias", value), {"beta": 1.0}
+    if shift is not None:
+        shift = into_bias(job.model, job.site, job.node, shift)
+    return job.shifted(2, shift), {}
+
+
+def _beta(node: onnx.NodeProto) -> float:
+    return float(attributes(node).get("beta", 1.0))
+
+
+def into_bias(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (1, d_out), as it is added to C; as it is where C is ignored."""
+    return spread(model, site, node, shift) / (_beta(node) or 1.0)
 
 
 def spread(

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxrank.graph.attributes import attributes
-from onnxrank.graph.constants import WeightRef, evaluate
+from onnxrank.graph.constants import WeightRef, evaluate, resolve
 from onnxrank.graph.model import Model
 from onnxrank.graph.operators.base import Context, Job, row_count
 from onnxrank.graph.scopes import node_key
@@ -97,7 +97,7 @@ def split(job: Job) -> list[onnx.NodeProto]:
         a, b = a.T, b.T.reshape(lead + b.T.shape)
     else:
         a = a.reshape(lead + a.shape)
-    follower = None if shift is None or left else _following_bias(job)
+    follower = None if shift is None else following_bias(job.model, job.site)
     inner = None if follower else shift
     first, second = job.constant("rank_in.weight", a), job.constant("rank_out.weight", b)
     op = "FusedMatMul" if flip else "MatMul"
@@ -107,6 +107,21 @@ def split(job: Job) -> list[onnx.NodeProto]:
     job.add("rank_in", op, order, job.middle, domain=job.node.domain if flip else "", extra=flip)
     order = (second, job.middle) if left else (job.middle, second)
     job.add("rank_out", last, order, produced, domain=job.node.domain, extra=scale)
+    if follower:
+        assert shift is not None
+        _move_bias(job, *follower, shift)
+    return job.close(produced, inner)
+
+
+def refit(job: Job) -> list[onnx.NodeProto]:
+    """The same node with another weight; a shift goes where `split` puts it."""
+    node = job.refitted()
+    shift = None if job.shift is None else spread(job.model, job.site, job.node, job.shift)
+    follower = None if shift is None else following_bias(job.model, job.site)
+    inner = None if follower else shift
+    produced = job.finish(inner)
+    node.output[0] = produced
+    job.nodes.append(node)
     if follower:
         assert shift is not None
         _move_bias(job, *follower, shift)
@@ -123,22 +138,20 @@ def spread(
     return np.asarray(alpha * (shift[0][:, None] if column else shift[0]), np.float64)
 
 
-def _following_bias(job: Job) -> tuple[onnx.NodeProto, int, WeightRef] | None:
+def following_bias(model: Model, site: Site) -> tuple[onnx.NodeProto, int, WeightRef] | None:
     """The one Add that reads the output, its constant operand [.., N] and that one's position."""
-    uses = job.model.index.uses(job.site.scope, job.output)
-    if len(uses) != 1 or uses[0].scope != job.site.scope:
+    uses = model.index.uses(site.scope, site.output)
+    if site.operand != 1 or len(uses) != 1 or uses[0].scope != site.scope:
         return None
     node, position = uses[0].node, 1 - uses[0].index
     if node is None or node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
         return None
     if node.attribute:  # before opset 7, an axis to broadcast along
         return None
-    from onnxrank.graph.constants import resolve
-
-    bias = resolve(job.model, job.site.scope, node.input[position])
-    if not isinstance(bias, WeightRef) or bias.quantized or bias.dtype != job.site.weight.dtype:
+    bias = resolve(model, site.scope, node.input[position])
+    if not isinstance(bias, WeightRef) or bias.quantized or bias.dtype != site.weight.dtype:
         return None
-    d_out = job.site.d_out
+    d_out = site.d_out
     if not bias.shape or bias.shape[-1] != d_out or math.prod(bias.shape) != d_out:
         return None
     return node, position, bias

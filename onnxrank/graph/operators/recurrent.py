@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnxrank.graph.constants import WeightRef
+from onnxrank.graph.model import Model
 from onnxrank.graph.operators.base import Context, Job
 from onnxrank.graph.sites import Hold, Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
@@ -86,11 +86,14 @@ def split(job: Job) -> list[onnx.NodeProto]:
     inputs[0], inputs[1] = job.middle, job.constant("rank_out.weight", b)
     if job.shift is not None:
         inputs += [""] * (4 - len(inputs))
-        inputs[3] = job.shifted(3, _padded(job.shift[0].reshape(directions, gates)))
+        inputs[3] = job.shifted(3, into_bias(job.model, job.site, job.node, job.shift))
     job.add("rank_out", job.node.op_type, inputs, job.output, domain=job.node.domain, without=())
     return job.nodes
 
 
-def _padded(shift: NDArray[np.float64]) -> NDArray[Any]:
-    """Biases of input and recurrence lie side by side; the shift belongs to the first."""
-    return np.concatenate([shift, np.zeros_like(shift)], axis=1)
+def into_bias(
+    model: Model, site: Site, node: onnx.NodeProto, shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift of the map, shape (1, d_out): biases of input and recurrence lie side by side."""
+    own = shift[0].reshape(site.weight.shape[:2])
+    return np.concatenate([own, np.zeros_like(own)], axis=1)

@@ -238,9 +238,10 @@ def rank_options(command: Command) -> Command:
         manner = Manner(method, align, allow_unstable, force, compensate)
         return command(goal=goal, manner=manner, **rest)
 
+    found: Command = wrapped  # type: ignore[assignment]
     for option in reversed(_RANK_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped
+        found = option(found)
+    return found
 
 
 def _default_energy(method: str, force: bool) -> float | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 from onnxrank.errors import PlanError
 from onnxrank.graph.override import override
@@ -15,6 +16,7 @@ from onnxrank.linalg.factorize import Factors, factorize
 from onnxrank.linalg.sensitivity import probe_ranks
 from onnxrank.results import Plan, PlanEntry
 from onnxrank.runtime.batch import Batch, DataSource
+from onnxrank.runtime.data import open_data
 from onnxrank.runtime.replay import Replay
 from onnxrank.runtime.session import Run
 from onnxrank.stages.blocks import Block, sharing
@@ -34,6 +36,7 @@ from onnxrank.stages.measure import Measured, unit_folds
 from onnxrank.stages.ranks import kept_reason
 from onnxrank.stages.sensitivity import Probes, probe
 from onnxrank.stages.survey import Progress, silent
+from onnxrank.stages.work import rows_of_data
 
 KINDS = ("params", "macs", "size")
 
@@ -194,18 +197,7 @@ class Planner:
         return found
 
     def _cost(self, kind: str) -> Cost:
-        """Cost of a unit in a form at a rank, in terms of a budget's kind."""
-
-        def parameters(unit: Unit, form: Form | None, rank: int) -> float:
-            site = unit.sites[0]
-            return float(site.parameters if form is None else form.parameters(site, rank))
-
-        def macs(unit: Unit, form: Form | None, rank: int) -> float:
-            site = unit.sites[0]
-            each = site.parameters if form is None else form.macs(site, rank)
-            return each * sum(self.rows.get(site.name, 0.0) for site in unit.sites)
-
-        return macs if kind == "macs" else parameters
+        return coster(kind, self.rows)
 
     def whole(self, kind: str) -> float:
         """What the whole model costs."""
@@ -269,6 +261,45 @@ class Planner:
             shares=cut.shares,
             scale=cut.scale,
         )
+
+
+def plan_budget(
+    measured: Measured,
+    budget: Budget,
+    data: Any,
+    run: Run,
+    *,
+    align: int = 8,
+    allow_unstable: bool = False,
+    progress: Progress = silent,
+) -> Plan:
+    """The plan for a budget: by sensitivity where there are data, else one share everywhere."""
+    survey = measured.survey
+    if data is None:
+        from onnxrank.stages.uniform import uniform
+
+        return uniform(measured, budget, survey.rows(), align, allow_unstable)
+    source = open_data(data, survey.model.inputs, run)
+    rows = rows_of_data(survey.model, source, run)
+    planner = Planner(
+        measured, source, run, rows, align=align, allow_unstable=allow_unstable, progress=progress
+    )
+    return planner.plan(budget)
+
+
+def coster(kind: str, rows: Mapping[str, float]) -> Cost:
+    """Cost of a unit in a form at a rank, in terms of a budget's kind."""
+
+    def parameters(unit: Unit, form: Form | None, rank: int) -> float:
+        site = unit.sites[0]
+        return float(site.parameters if form is None else form.parameters(site, rank))
+
+    def macs(unit: Unit, form: Form | None, rank: int) -> float:
+        site = unit.sites[0]
+        each = site.parameters if form is None else form.macs(site, rank)
+        return each * sum(rows.get(site.name, 0.0) for site in unit.sites)
+
+    return macs if kind == "macs" else parameters
 
 
 def _parameters(unit: Unit, cut: Cut) -> int:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import onnx
 
 from onnxrank.errors import PlanError
 from onnxrank.graph.model import Model, load
+from onnxrank.graph.override import override
 from onnxrank.graph.rewrite import rewrite
 from onnxrank.graph.sites import Selection, Site
 from onnxrank.linalg.factorize import Factors
 from onnxrank.moments import Moments
 from onnxrank.results import Plan
-from onnxrank.stages.compensate import Task
+from onnxrank.runtime.data import open_data
+from onnxrank.runtime.replay import Replay
+from onnxrank.runtime.session import Run
+from onnxrank.stages.compensate import Task, compensate
 from onnxrank.stages.measure import check_model
 from onnxrank.stages.survey import Progress, Source, silent, survey
 from onnxrank.stages.tasks import tasks
@@ -27,6 +32,8 @@ def compress(
     moments: Moments,
     factors: Mapping[str, Factors] | None = None,
     *,
+    data: Any = None,
+    run: Run | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
     """Apply a plan. The same inputs give the same bytes.
@@ -41,6 +48,11 @@ def compress(
         What the factors are fitted to.
     factors : mapping of str to Factors, optional
         By unit name, where they were fitted otherwise.
+    data : object, optional
+        Calibration data as in `collect`: with them, every layer is fitted to what the compressed
+        ones before it give (method: section 6).
+    run : Run, optional
+        How to run `data`.
     progress : callable
         Called with (done, total, what).
 
@@ -60,11 +72,23 @@ def compress(
         raise PlanError("this plan belongs to another model", hint=f"plan {original.name} again")
     found = survey(original, _selection(plan))
     units = {unit.name: unit for unit in found.units}
+    if factors is None and data is not None:
+        chosen = list(tasks(original, units, plan, moments))
+        factors = _compensated(original, chosen, data, run or Run(), progress)
     if factors is None:
         pairs = _plain(tasks(original, units, plan, moments), len(plan.split), progress)
     else:
         pairs = ((s, pair) for name, pair in factors.items() for s in units[name].sites)
     return rewrite(original, pairs, provenance(original, plan, moments))
+
+
+def _compensated(
+    model: Model, chosen: list[Task], data: Any, run: Run, progress: Progress
+) -> dict[str, Factors]:
+    sites = [site for task in chosen for unit in task.block.units for site in unit.sites]
+    replay = Replay(override(model, sites), run)
+    batches = list(open_data(data, model.inputs, run).batches())
+    return compensate(model, replay, chosen, batches, run, progress=progress)
 
 
 def _plain(

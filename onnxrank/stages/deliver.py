@@ -101,7 +101,7 @@ def deliver(
     with staged(original, proto, Path(output)) as path:
         verify(path, original)
         comparison = _compared(original, load(path), held, how, progress)
-    notes = [note] if note else []
+    notes = [text for text in (note, met.note) if text]
     if known.moments.data.meaningless:
         notes.append(RANDOM)
     return replace(found, comparison=comparison, notes=tuple(notes))

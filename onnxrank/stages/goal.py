@@ -147,6 +147,12 @@ def meet(
             force=manner.force,
         )
         return Met(plan, _fitted(manner, measured, plan, source, run, progress))
+    if source is None and goal.budget is not None:
+        from onnxrank.stages.uniform import uniform
+
+        known = {**measured.survey.rows(), **rows}
+        plan = uniform(measured, goal.budget, known, manner.align, manner.allow_unstable)
+        return Met(plan, note="no samples to probe with: every layer keeps the same share")
     if source is None:
         raise PlanError(
             "moments alone do not tell what a layer means to the outputs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from onnxrank.graph.weights import weight_matrix
 from onnxrank.linalg.factorize import FORMS, factorize, layer_error
 from onnxrank.moments import Moments
 from onnxrank.results import Plan, PlanEntry
+from onnxrank.runtime.session import Run
 from onnxrank.stages.measure import Measured, measure, unit_moment
 from onnxrank.stages.ranks import choose
 from onnxrank.stages.survey import Progress, Source, silent
@@ -25,7 +27,12 @@ def plan(
     model: Source,
     moments: Moments,
     *,
-    energy: float = 0.99,
+    energy: float | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    size: float | None = None,
+    data: Any = None,
+    run: Run | None = None,
     method: str = "auto",
     align: int = 8,
     allow_unstable: bool = False,
@@ -34,7 +41,7 @@ def plan(
     selection: Selection | None = None,
     progress: Progress = silent,
 ) -> Plan:
-    """Choose what to split: each unit at its utilized rank, where that pays.
+    """Choose what to split, for one energy in every layer or for a budget of the whole model.
 
     Parameters
     ----------
@@ -42,12 +49,19 @@ def plan(
         The model the moments belong to.
     moments : Moments
         From `collect`.
-    energy : float
-        Share of the energy that the kept directions hold, in (0, 1].
+    energy : float, optional
+        Share of the energy that the kept directions hold, in (0, 1]; 0.99 without a budget.
+    params, macs, size : float, optional
+        Kept share of the model's parameters, multiply-accumulates or bytes; at most one.
+    data : object, optional
+        Calibration data as in `collect`. With them a budget goes to the layers that mean most to
+        the outputs; without them every layer keeps the same share.
+    run : Run, optional
+        How to run `data`.
     method : str
-        A factor form, or ``auto`` for the best available (``centered``).
+        A factor form, or ``auto`` for the best available; for an energy.
     align : int
-        Ranks are rounded up to a multiple of this.
+        Ranks of convolutions are multiples of this.
     allow_unstable : bool
         Split units whose rank has not settled.
     force : bool
@@ -62,18 +76,35 @@ def plan(
     Raises
     ------
     PlanError
-        The method is unknown.
+        The method is unknown, the budget out of reach, or more than one goal is given.
     MomentsError
         The moments belong to another model, or lack a node.
     """
+    shares = {"params": params, "macs": macs, "size": size}
+    given = [(kind, share) for kind, share in shares.items() if share is not None]
+    if len(given) + (energy is not None) > 1:
+        raise PlanError("more than one goal is given", hint="an energy or one budget")
+    original = load(model)
     measured = measure(
-        load(model),
+        original,
         moments,
-        energy=energy,
+        energy=energy or 0.99,
         centered=centered,
         selection=selection,
         progress=progress,
     )
+    if given:
+        from onnxrank.stages.budget import Budget, plan_budget
+
+        return plan_budget(
+            measured,
+            Budget(*given[0]),
+            data,
+            run or Run(),
+            align=align,
+            allow_unstable=allow_unstable,
+            progress=progress,
+        )
     return decide(measured, method=method, align=align, allow_unstable=allow_unstable, force=force)
 
 

@@ -1,0 +1,116 @@
+"""Uniform: one kept share for every layer, which is all that moments alone can justify."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from onnxrank.errors import PlanError
+from onnxrank.graph.cost import pays
+from onnxrank.graph.sites import Unit
+from onnxrank.results import Plan, PlanEntry
+from onnxrank.stages.budget import Budget, coster
+from onnxrank.stages.forms import FORMS
+from onnxrank.stages.measure import Measured
+from onnxrank.stages.ranks import kept_reason
+from onnxrank.stages.survey import Survey
+
+
+# A first convolution or a classifier is a sliver of the model, and the first to break it.
+_SMALL = 0.005
+
+
+def _size(survey: Survey) -> int:
+    """Parameters of all sites together."""
+    return sum(unit.sites[0].parameters for unit in survey.units)
+
+
+def uniform(
+    measured: Measured,
+    budget: Budget,
+    rows: Mapping[str, float],
+    align: int = 8,
+    allow_unstable: bool = False,
+) -> Plan:
+    """The largest share that every layer can keep as a pair within a budget.
+
+    Parameters
+    ----------
+    measured : Measured
+        Units and ranks.
+    budget : Budget
+        What may be kept of the whole model.
+    rows : mapping of str to float
+        Rows a sample by site, for MACs.
+    align : int
+        Ranks of convolutions are multiples of this.
+    allow_unstable : bool
+        Cut units whose rank has not settled as well.
+
+    Raises
+    ------
+    PlanError
+        The budget is out of reach.
+    """
+    survey = measured.survey
+    kept = {u.name: kept_reason(u, measured.ranks[u.name], allow_unstable) for u in survey.units}
+    for unit in survey.units:
+        if kept[unit.name] is None and unit.sites[0].parameters < _SMALL * _size(survey):
+            kept[unit.name] = "too small to matter, and the outputs may hang on it"
+    cost = coster(budget.kind, rows)
+    info = survey.info(rows)
+    whole = info.macs if budget.kind == "macs" else info.parameters
+    if whole is None:
+        raise PlanError("the multiply-accumulates of this model are not known", hint="give data")
+
+    def entries(share: float) -> list[PlanEntry]:
+        return [_uniform(u, measured, kept[u.name], share, align) for u in survey.units]
+
+    def total(share: float) -> float:
+        change = 0.0
+        for unit, entry in zip(survey.units, entries(share), strict=True):
+            if entry.rank is not None:
+                change += cost(unit, FORMS["pair"], entry.rank) - cost(unit, None, 0)
+        return (whole + change) / whole
+
+    if total(0.0) > budget.share:
+        raise PlanError(
+            f"a share of {budget.share:g} of the {budget.kind} is out of reach",
+            where=survey.model.name,
+            hint=f"these layers and data reach {math.ceil(total(0.0) * 1000) / 1000:g}",
+        )
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if total(middle) <= budget.share else (low, middle)
+    settings = survey.settings(
+        energy=measured.energy, align=align, budget=budget.kind, share=budget.share, uniform=True
+    )
+    return Plan(
+        model_sha256=survey.model.sha256,
+        settings=settings,
+        mean_layer_utilization=measured.mean_utilization,
+        units=tuple(entries(low)),
+    )
+
+
+def _uniform(
+    unit: Unit, measured: Measured, kept: str | None, share: float, align: int
+) -> PlanEntry:
+    site, ranks, form = unit.sites[0], measured.ranks[unit.name], FORMS["pair"]
+    step = align if site.convolves else 1
+    rank = max(int(share * site.parameters / form.parameters(site, 1)) // step * step, step)
+    if kept is None and not pays(site, rank):
+        kept = f"does not pay at rank {rank}"
+    return PlanEntry(
+        name=unit.name,
+        kind=unit.kind,
+        sites=tuple(one.name for one in unit.sites),
+        form=None if kept else ("centered" if site.centers else "optimal"),
+        rank=None if kept else rank,
+        kept=kept,
+        parameters=site.parameters,
+        factorized_parameters=site.parameters if kept else form.parameters(site, rank),
+        k_in=ranks.k_in,
+        k_out=ranks.k_out,
+    )

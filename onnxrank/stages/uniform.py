@@ -15,7 +15,6 @@ from onnxrank.stages.measure import Measured
 from onnxrank.stages.ranks import kept_reason
 from onnxrank.stages.survey import Survey
 
-
 # A first convolution or a classifier is a sliver of the model, and the first to break it.
 _SMALL = 0.005
 

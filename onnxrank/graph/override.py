@@ -74,7 +74,9 @@ def override(model: Model, sites: Sequence[Site]) -> Overridden:
     edits = [Edit(scope, key, tuple(nodes)) for (scope, key), nodes in exposing.nodes.items()]
     tensors = exposing.tensors
     proto = splice(model.document, edits, tensors)
-    if proto.ir_version >= 4:  # before, every initializer has become an input already
+    if proto.ir_version < 4:  # every initializer has become an input, but could not be fed
+        proto.ir_version = 4
+    else:
         proto.graph.input.extend(
             onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in tensors
         )

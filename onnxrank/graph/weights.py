@@ -30,7 +30,8 @@ def weight_matrix(model: Model, site: Site) -> NDArray[np.float64]:
         It cannot be read, or holds NaN or infinity; the node is named.
     """
     raw = evaluate(model, site.weight)
-    matrix = raw.astype(np.float64).reshape(site.orientation.shape)
+    with np.errstate(invalid="ignore"):  # a NaN is reported below
+        matrix = raw.astype(np.float64).reshape(site.orientation.shape)
     matrix = matrix.transpose(site.orientation.perm)
     if not np.isfinite(matrix).all():
         raise ModelError(

@@ -160,19 +160,18 @@ def analyze(
       onnxrank analyze bert.onnx --data samples.npz --mask attention_mask --energy 0.999
       onnxrank analyze model.onnx --moments model.moments --json report.json
     """
-    from onnxrank.stages.analyze import analyze
-    from onnxrank.stages.collect import obtain
+    from onnxrank.stages.analyze import analyze_data
 
     with _watched() as progress:
-        known = obtain(model, data, moments, selection=selection, progress=progress, **how)
-        report = analyze(
-            known.model,
-            known.moments,
+        report = analyze_data(
+            model,
+            data,
+            moments,
             energy=energy,
             centered=centered,
             selection=selection,
-            rows=known.rows,
             progress=progress,
+            **how,
         )
     sinks.write(report)
     if _speaks(sinks):

@@ -332,11 +332,27 @@ def selection_options(command: Command) -> Command:
         metavar="PATTERN",
         help="Leave out nodes whose names match; a glob, repeatable.",
     )
+    @click.option(
+        "--quantized", is_flag=True, help="Split quantized weights too, into float factors."
+    )
+    @click.option(
+        "--overridable",
+        is_flag=True,
+        help="Take weights that are graph inputs as well for constants.",
+    )
     @functools.wraps(command)
-    def wrapped(*, include: tuple[str, ...], exclude: tuple[str, ...], **rest: Any) -> Any:
+    def wrapped(
+        *,
+        include: tuple[str, ...],
+        exclude: tuple[str, ...],
+        quantized: bool,
+        overridable: bool,
+        **rest: Any,
+    ) -> Any:
         from onnxrank.graph.sites import Selection
 
-        return command(selection=Selection(include=include, exclude=exclude), **rest)
+        selection = Selection(include, exclude, quantized, overridable)
+        return command(selection=selection, **rest)
 
     return wrapped  # type: ignore[return-value]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from onnxrank.graph.cost import factor_parameters
 from onnxrank.graph.model import load
 from onnxrank.graph.sites import Selection, Site
 from onnxrank.moments import Moments
 from onnxrank.results import DataReport, Report, SiteReport
+from onnxrank.stages.collect import obtain
+from onnxrank.stages.inspect import described
 from onnxrank.stages.measure import Measured, measure
 from onnxrank.stages.ranks import UnitRank
 from onnxrank.stages.survey import (
@@ -19,6 +22,7 @@ from onnxrank.stages.survey import (
     silent,
     site_report,
     skip_report,
+    survey,
     unit_report,
 )
 
@@ -67,6 +71,41 @@ def analyze(
         progress=progress,
     )
     return report(measured, rows)
+
+
+def analyze_data(
+    model: Source,
+    data: Any,
+    moments: Any = None,
+    *,
+    energy: float = 0.99,
+    centered: bool = False,
+    selection: Selection | None = None,
+    progress: Progress = silent,
+    **how: Any,
+) -> Report:
+    """Collect and analyze; a model without any linear map is an answer, with its reasons.
+
+    Parameters
+    ----------
+    model, data, moments, **how
+        See `collect.obtain`.
+    energy, centered, selection, progress
+        See `analyze`.
+    """
+    found = survey(load(model), selection or Selection())
+    if not found.sites:
+        return described(found, found.nothing)
+    known = obtain(found.model, data, moments, selection=selection, progress=progress, **how)
+    return analyze(
+        known.model,
+        known.moments,
+        energy=energy,
+        centered=centered,
+        selection=selection,
+        rows=known.rows,
+        progress=progress,
+    )
 
 
 def report(measured: Measured, known: Mapping[str, float] | None = None) -> Report:

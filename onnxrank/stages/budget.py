@@ -248,6 +248,7 @@ class Planner:
         if cut.form is None:
             return replace(entry, kept="the budget is better spent on it than elsewhere")
         tail = self.curves[unit.name].tails["pair" if cut.form == "shared" else cut.form]
+        left = float(tail[min(cut.rank, len(tail) - 1)])  # shared, it may exceed the unit's own
         name = cut.form
         if name == "pair":
             name = "centered" if site.centers else "optimal"
@@ -256,7 +257,7 @@ class Planner:
             form=name,
             rank=cut.rank,
             factorized_parameters=_parameters(unit, cut),
-            expected_relative_error=math.sqrt(tail[cut.rank] / tail[0]) if tail[0] > 0 else 0.0,
+            expected_relative_error=math.sqrt(left / tail[0]) if tail[0] > 0 else 0.0,
             sensitivity=weighing(self.curves[unit.name], self.probes[unit.name]) * float(tail[0]),
             shares=cut.shares,
             scale=cut.scale,

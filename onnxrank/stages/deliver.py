@@ -10,7 +10,7 @@ from typing import Any
 from onnxrank.graph.files import check_output, staged, verify
 from onnxrank.graph.model import Model, load
 from onnxrank.graph.sites import Selection
-from onnxrank.results import Comparison, Report
+from onnxrank.results import Comparison, Plan, Report
 from onnxrank.runtime.data import DataSource, Preprocess, holdout, open_data
 from onnxrank.runtime.session import Run
 from onnxrank.stages.analyze import report
@@ -18,8 +18,9 @@ from onnxrank.stages.collect import obtain
 from onnxrank.stages.compare import compare
 from onnxrank.stages.compress import compress
 from onnxrank.stages.goal import Goal, Manner, meet
+from onnxrank.stages.inspect import described
 from onnxrank.stages.measure import measure
-from onnxrank.stages.survey import Progress, Source, silent
+from onnxrank.stages.survey import Progress, Source, Survey, silent, survey
 from onnxrank.stages.work import rows_of_data
 
 NOT_COMPARED = "not compared: moments hold no samples, give --eval DATA"
@@ -78,6 +79,9 @@ def deliver(
         wanted = Goal(energy=0.99)  # without samples nothing can be tried out
     if not dry_run:
         check_output(original, Path(output))
+    surveyed = survey(original, selection or Selection())
+    if not surveyed.sites:
+        return replace(described(surveyed, surveyed.nothing), plan=_empty(surveyed))
     source, held, note = _parted(original, data, evaluation, how, preprocess)
     known = obtain(original, source, moments, run=how, selection=selection, progress=progress)
     measured = measure(
@@ -105,6 +109,10 @@ def deliver(
     if known.moments.data.meaningless:
         notes.append(RANDOM)
     return replace(found, comparison=comparison, notes=tuple(notes))
+
+
+def _empty(surveyed: Survey) -> Plan:
+    return Plan(surveyed.model.sha256, surveyed.settings(), None, ())
 
 
 def _parted(

@@ -7,6 +7,7 @@ from onnxrank.graph.sites import Selection
 from onnxrank.results import Report
 from onnxrank.stages.survey import (
     Source,
+    Survey,
     site_report,
     skip_report,
     survey,
@@ -29,7 +30,11 @@ def inspect(model: Source, *, selection: Selection | None = None) -> Report:
     Report
         Its ranks are None.
     """
-    found = survey(load(model), selection or Selection())
+    return described(survey(load(model), selection or Selection()))
+
+
+def described(found: Survey, *notes: str) -> Report:
+    """A survey as a report without ranks."""
     rows = found.rows()
     return Report(
         model=found.info(rows),
@@ -40,4 +45,5 @@ def inspect(model: Source, *, selection: Selection | None = None) -> Report:
         sites=tuple(site_report(site, rows.get(site.name)) for site in found.sites),
         units=tuple(unit_report(unit, None) for unit in found.units),
         skipped=tuple(skip_report(skip) for skip in found.skips),
+        notes=notes,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -58,6 +59,13 @@ class Survey:
             "exclude": list(self.selection.exclude),
             **more,
         }
+
+    @property
+    def nothing(self) -> str:
+        """Why there is nothing to measure: the skipped nodes by code."""
+        counts = Counter(skip.code for skip in self.skips)
+        listed = ", ".join(f"{count} {code}" for code, count in counts.most_common())
+        return f"no node with a constant weight can be factorized ({listed or 'no weights at all'})"
 
     def rows(self) -> dict[str, float]:
         """Rows a sample by site, where the model states its shapes."""

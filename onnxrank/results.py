@@ -286,7 +286,7 @@ class FrontierPoint(Record):
     size : float
         Kept share of the whole model.
     predicted, measured : float or None
-        Error, from the curves of the units and from a run.
+        Error as a share, from the curves of the units and from a run.
     chosen : bool
         The plan that was taken.
     label : str

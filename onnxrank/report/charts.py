@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onnxrank.report.axes import Axis, Tick, around, numbers, percents, powers
 from onnxrank.report.energies import Rung
-from onnxrank.report.text import figure, percent
+from onnxrank.report.text import percent
 from onnxrank.results import Frontier, SiteReport
 
 BOX = 1000
@@ -201,14 +201,14 @@ def _against_size(found: Frontier, kinds: Mapping[str, str]) -> Lines | None:
             Dot(
                 round(100 * x.place(size), 2),
                 round(100 * y.place(error), 2),
-                f"{found.size} {percent(size)}, {kind} {measure} {figure(error)}",
+                f"{found.size} {percent(size)}, {kind} {measure} {percent(error, 2)}",
                 chosen,
             )
             for size, error, chosen in known[kind]
         )
         if dots:
             lines.append(Line(kind, kind, _straight((d.x, d.y) for d in dots), dots))
-    y_ticks, measure = numbers(y, 5), next(iter(kinds.values()))
+    y_ticks, measure = percents(y, 5), next(iter(kinds.values()))
     return Lines(
         label=f"{' and '.join(kinds)} {measure} against {found.size}",
         x_title=found.size,

@@ -122,7 +122,7 @@ def test_different_measures_never_share_an_axis() -> None:
 def test_a_frontier_without_error_is_drawn_on_a_linear_axis() -> None:
     points = (FrontierPoint(0.5, 0.1), FrontierPoint(1.0, 0.0))
     (chart,) = charts.frontier(Frontier("weights", "error", points))
-    assert chart.y_ticks[0].label == "0"
+    assert chart.y_ticks[0].label == "0 %"
 
 
 def test_ranks_at_other_energies_are_within_two_percent() -> None:

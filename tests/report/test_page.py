@@ -124,7 +124,9 @@ def test_a_comparison_alone_has_a_page() -> None:
 
 def test_predicted_and_measured_error_stand_side_by_side() -> None:
     text = render(compressed(ANALYSIS))
-    assert "relative error 0.0793 measured, 0.0651 predicted" in text
+    assert (
+        "relative error 7.93\N{NO-BREAK SPACE}% measured, 6.51\N{NO-BREAK SPACE}% predicted" in text
+    )
     assert 'class="predicted"' in text and 'class="measured"' in text
 
 

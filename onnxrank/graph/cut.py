@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxrank.graph.model import captured
+from onnxrank.graph.model import TensorInfo, captured
 from onnxrank.graph.override import Overridden
 
 
@@ -30,12 +30,15 @@ class Segment:
         Tensors that later segments, or the caller, need.
     sites : tuple of str
         Sites whose weights it reads.
+    takes : frozenset of str
+        Names of its weights and shifts, which may be fed.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
     reads: tuple[str, ...]
     makes: tuple[str, ...]
     sites: tuple[str, ...]
+    takes: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,33 +61,67 @@ def cut(overridden: Overridden) -> Cut:
     """Cut the main graph of an overridden document."""
     graph = overridden.proto.graph
     weights = {name: site for site, name in overridden.weights.items()}
-    constants = {t.name for t in graph.initializer}
-    constants |= {t.values.name for t in graph.sparse_initializer}
     order = _sorted(graph)
-    level: dict[str, int] = {v.name: 0 for v in graph.input if v.name not in constants}
+    level: dict[str, int] = {info.name: 0 for info in inputs_of(overridden)}
     placed: list[tuple[int, onnx.NodeProto]] = []
     free: list[onnx.NodeProto] = []
     outputs = {v.name for v in graph.output}
+    waiting = _before_sites(order, overridden)
     for node in order:
         names = captured(node)
         sources = [level[n] for n in names if n in level]
+        if node.output and node.output[0] in waiting:
+            level[node.output[0]] = max(sources, default=0)
+            continue
         weighs = any(n in weights for n in names)
         if not sources and not weighs and not outputs & set(node.output):
             free.append(node)
             continue
         depth = max(sources, default=0) + weighs
+        for name in sorted(names & waiting.keys()):
+            placed.append((depth, waiting[name]))
+            level[name] = depth
         placed.append((depth, node))
         level.update((o, depth) for o in node.output if o)
-    return _segments(graph, placed, free, level, weights)
+    return _segments(overridden, placed, free, level, weights)
+
+
+def _before_sites(
+    order: Sequence[onnx.NodeProto], overridden: Overridden
+) -> dict[str, onnx.NodeProto]:
+    """Nodes that shift what a site takes for its bias, by their output: they go with the site."""
+    weights = {name: site for site, name in overridden.weights.items()}
+    shifts = {name: site for site, name in overridden.shifts.items()}
+    made: dict[str, set[str]] = {}
+    for node in order:
+        for name in captured(node) & weights.keys():
+            made.setdefault(weights[name], set()).update(node.output)
+    found = {}
+    for node in order:
+        for name in set(node.input) & shifts.keys():
+            site = shifts[name]
+            itself = overridden.weights[site] in node.input
+            if not itself and not made[site] & set(node.input):
+                found[node.output[0]] = node
+    return found
+
+
+def inputs_of(overridden: Overridden) -> list[TensorInfo]:
+    """What a caller of the model may feed, with a default or not."""
+    model = overridden.model
+    fixed = model.proto.ir_version < 4
+    return [info for info in model.inputs if not (info.optional and fixed)]
 
 
 def _segments(
-    graph: onnx.GraphProto,
+    overridden: Overridden,
     placed: Sequence[tuple[int, onnx.NodeProto]],
     free: Sequence[onnx.NodeProto],
     level: Mapping[str, int],
     weights: Mapping[str, str],
 ) -> Cut:
+    graph = overridden.proto.graph
+    exposed = {*overridden.weights.values(), *overridden.shifts.values()}
     count = max((depth for depth, _ in placed), default=0) + 1
     outputs = {v.name for v in graph.output}
     last: dict[str, int] = {}
@@ -93,17 +130,18 @@ def _segments(
             if name in level:
                 last[name] = max(last.get(name, 0), depth)
     last.update((name, count) for name in outputs if name in level)
+    given = {info.name for info in inputs_of(overridden)}
     segments = []
     for k in range(count):
         nodes = tuple(node for depth, node in placed if depth == k)
         read = {n for node in nodes for n in captured(node)}
         made = [o for node in nodes for o in node.output if o]
-        given = {v.name for v in graph.input} if k == 0 else set()
         reads = sorted(n for n in read if n in level and (level[n] < k or n in given))
         makes = [o for o in made if last.get(o, -1) > k]
         sites = tuple(sorted(weights[n] for n in read if n in weights))
         nodes = (*_closure(free, read), *nodes)
-        segments.append(Segment(nodes, tuple(reads), tuple(makes), sites))
+        takes = frozenset({n for node in nodes for n in captured(node)} & exposed)
+        segments.append(Segment(nodes, tuple(reads), tuple(makes), sites, takes))
     return Cut(tuple(segments), last)
 
 
@@ -150,6 +188,7 @@ def submodel(
     proto.graph.name = "segment"
     proto.graph.node.extend(segment.nodes)
     used = {n for node in segment.nodes for n in captured(node)}
+    used -= set(segment.reads)  # an input's default is given from outside
     proto.graph.initializer.extend(t for t in source.graph.initializer if t.name in used)
     proto.graph.sparse_initializer.extend(
         t for t in source.graph.sparse_initializer if t.values.name in used
@@ -157,7 +196,6 @@ def submodel(
     for name in segment.reads:
         proto.graph.input.append(onnx.ValueInfoProto(name=name, type=types[name]))
     if fed:
-        names = {*overridden.weights.values(), *overridden.shifts.values()} & used
-        proto.graph.input.extend(v for v in source.graph.input if v.name in names)
+        proto.graph.input.extend(v for v in source.graph.input if v.name in segment.takes)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in segment.makes)
     return proto

@@ -7,6 +7,7 @@ differ in what is fed for weights and shifts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxrank.errors import ModelError
-from onnxrank.graph.cut import Cut, cut, submodel
+from onnxrank.graph.constants import to_array
+from onnxrank.graph.cut import Cut, cut, inputs_of, submodel
 from onnxrank.graph.override import Overridden
 from onnxrank.runtime.session import Run, execute, open_session
 
@@ -61,7 +63,16 @@ class Replay:
 
     def start(self, feeds: Mapping[str, Any]) -> Values:
         """Run what comes before the first site on one batch."""
-        return self.advance(0, dict(feeds))
+        return self.advance(0, {**self._defaults, **feeds})
+
+    @cached_property
+    def _defaults(self) -> dict[str, NDArray[Any]]:
+        """Values of the inputs that a caller may leave out."""
+        model = self.overridden.model
+        wanted = {info.name for info in inputs_of(self.overridden) if info.optional}
+        return {
+            t.name: to_array(model, t) for t in model.proto.graph.initializer if t.name in wanted
+        }
 
     def advance(self, k: int, values: Values, feeds: Feeds | None = None) -> Values:
         """Run segment `k`; return what is alive behind it.
@@ -73,25 +84,26 @@ class Replay:
         values : dict
             What was alive before; left as it is.
         feeds : mapping, optional
-            Weights and shifts of this segment's sites, where they differ from the original's.
+            Weights and shifts where they differ from the original's; those of other segments are
+            left aside.
         """
         segment = self.cut.segments[k]
-        session = self._session(k, bool(feeds))
+        own = {name: value for name, value in (feeds or {}).items() if name in segment.takes}
+        session = self._session(k, bool(own))
         alive = {name: v for name, v in values.items() if self.cut.last.get(name, -1) > k}
         if session is None:
             return alive
         given = {name: values[name] for name in segment.reads}
-        known = {i.name for i in session.get_inputs()}
-        known |= {i.name for i in session.get_overridable_initializers()}
-        given.update({n: v for n, v in (feeds or {}).items() if n in known})
+        given.update(own)
         made = execute(session, segment.makes, given, where=self.overridden.model.name)
         return {**alive, **dict(zip(segment.makes, made, strict=True))}
 
     def finish(self, k: int, values: Values, feeds: Feeds | None = None) -> Values:
-        """Run segments `k` to the last; return the model's outputs."""
+        """Run segments `k` to the last; return the model's outputs, but for constant ones."""
         for later in range(k, len(self)):
             values = self.advance(later, values, feeds)
-        return {o.name: values[o.name] for o in self.overridden.model.proto.graph.output}
+        names = [o.name for o in self.overridden.model.proto.graph.output]
+        return {name: values[name] for name in names if name in values}
 
     def _session(self, k: int, fed: bool) -> ort.InferenceSession | None:
         """Constant weights run faster (they are packed ahead), so inputs are made only if fed."""
@@ -103,19 +115,26 @@ class Replay:
             model = self.overridden.model
             session = open_session(proto, model.folder, self._run, name=model.name, lean=True)
             for output in session.get_outputs():
-                self._types[output.name] = _type(output, model.name)
+                self._types[output.name] = _type(output.type, output.shape, model.name)
             self._sessions[k, fed] = session
         return self._sessions[k, fed]
 
 
-def _type(output: ort.NodeArg, where: str) -> onnx.TypeProto:
-    """What onnxruntime found a tensor to be."""
-    text = output.type
-    kind = _TYPES.get(text.removeprefix("tensor(").removesuffix(")"))
-    if not text.startswith("tensor(") or kind is None:
-        raise ModelError(f"a tensor of type {text} is passed between layers", where=where)
-    # An empty shape may be a scalar, or one that is not known.
-    return onnx.helper.make_tensor_type_proto(kind, output.shape or None)
+def _type(text: str, shape: Sequence[int | str | None] | None, where: str) -> onnx.TypeProto:
+    """What onnxruntime found a value to be: tensor(float), seq(map(int64,tensor(float))), ..."""
+    outer, _, inner = text.partition("(")
+    inner = inner.removesuffix(")")
+    if outer == "tensor" and inner in _TYPES:
+        # An empty shape may be a scalar, or one that is not known.
+        return onnx.helper.make_tensor_type_proto(_TYPES[inner], shape or None)
+    if outer == "seq":
+        return onnx.helper.make_sequence_type_proto(_type(inner, None, where))
+    if outer == "optional":
+        return onnx.helper.make_optional_type_proto(_type(inner, None, where))
+    key, comma, value = inner.partition(",")
+    if outer == "map" and comma and key in _TYPES:
+        return onnx.helper.make_map_type_proto(_TYPES[key], _type(value, None, where))
+    raise ModelError(f"a value of type {text} is passed between layers", where=where)
 
 
 def size(values: Sequence[Values]) -> int:

@@ -9,7 +9,15 @@ import numpy as np
 
 from onnxrank.errors import PlanError
 from onnxrank.linalg.gram import Array, SecondMoment
-from onnxrank.linalg.spectrum import Spectrum, fix_signs, narrow, output_gram, pooled, scatter
+from onnxrank.linalg.spectrum import (
+    Spectrum,
+    compact,
+    fix_signs,
+    narrow,
+    output_gram,
+    pooled,
+    scatter,
+)
 
 # Beside the rows, relative to their mean square: directions no row has shown are then ordered by
 # the energy the weight has in them.
@@ -178,6 +186,15 @@ def layer_error(weight: Array, factors: Factors, moment: SecondMoment) -> float:
     return max(error, 0.0)
 
 
+def pair_error(
+    weight: Array, moment: SecondMoment, rank: int, form: str, ranks: Ranks = None
+) -> float:
+    """As `layer_error` of what `factorize` gives, which is not made where a tail tells."""
+    if form in ("optimal", "centered"):
+        return float(tails(weight, moment, centered=form == "centered")[rank])
+    return layer_error(weight, factorize(weight, moment, rank, form, ranks), moment)
+
+
 def tails(weight: Array, moment: SecondMoment, centered: bool = False) -> Array:
     """Squared error of the best pair of every rank, on the rows it is fitted to.
 
@@ -195,8 +212,8 @@ def tails(weight: Array, moment: SecondMoment, centered: bool = False) -> Array:
     ndarray of float64, shape (min(d_in, d_out) + 1,)
         Entry r is the error at rank r, summed over rows and groups.
     """
-    small, _ = narrow(weight)
-    return _tail_sums(Spectrum.of(output_gram(small, scatter(moment, centered))).eigenvalues)
+    gram = output_gram(compact(weight), scatter(moment, centered))
+    return _tail_sums(Spectrum.of(gram).eigenvalues)
 
 
 def cross_tails(

@@ -158,6 +158,14 @@ def narrow(weight: Array) -> tuple[Array, Array | None]:
     return triangle.swapaxes(1, 2), basis
 
 
+def compact(weight: Array) -> Array:
+    """The N of `narrow` alone, which is cheaper."""
+    if weight.shape[1] >= weight.shape[2]:
+        return weight
+    triangle = np.asarray(np.linalg.qr(weight.swapaxes(1, 2), mode="r"))
+    return np.swapaxes(triangle, 1, 2)
+
+
 def scatter(moment: SecondMoment, centered: bool) -> Array:
     """Sum of outer products, of the rows or of their deviations: (groups, d, d)."""
     return moment.about(moment.mean) if centered else moment.gram
@@ -180,10 +188,37 @@ def output_spectrum(weight: Array, moment: SecondMoment, centered: bool = False)
     Spectrum
         Eigenvalues of shape (groups, d_out), zero beyond ``min(d_in, d_out)``; no vectors.
     """
-    small, _ = narrow(weight)
-    values = Spectrum.of(output_gram(small, scatter(moment, centered))).eigenvalues
-    missing = weight.shape[2] - values.shape[1]
-    return Spectrum(np.pad(values, ((0, 0), (0, missing))))
+    return _outputs(output_gram(compact(weight), scatter(moment, centered)), weight.shape[2])
+
+
+def fold_output_spectra(
+    weight: Array, first: SecondMoment, second: SecondMoment, centered: bool = False
+) -> tuple[Spectrum, Spectrum, Spectrum]:
+    """As `output_spectrum`, of both folds together and of each, at the price of two products.
+
+    The outputs' second moment is linear in the inputs', so that of the whole is the sum; and what
+    centring takes away, ``n Wᵀμ (Wᵀμ)ᵀ``, can be taken away behind the product.
+    """
+    small, d_out = compact(weight), weight.shape[2]
+    grams = [output_gram(small, fold.gram) for fold in (first, second)]
+    sums = [(fold.sum[:, None, :] @ small)[:, 0] for fold in (first, second)]
+
+    def spectrum(gram: Array, total: Array, n: int) -> Spectrum:
+        if centered:
+            gram = gram - total[:, :, None] * (total / max(n, 1))[:, None, :]
+        return _outputs(gram, d_out)
+
+    return (
+        spectrum(grams[0] + grams[1], sums[0] + sums[1], first.n + second.n),
+        spectrum(grams[0], sums[0], first.n),
+        spectrum(grams[1], sums[1], second.n),
+    )
+
+
+def _outputs(gram: Array, d_out: int) -> Spectrum:
+    """Eigenvalues of a Gram matrix of outputs in few coordinates, with the zeros of the others."""
+    values = Spectrum.of(gram).eigenvalues
+    return Spectrum(np.pad(values, ((0, 0), (0, d_out - values.shape[1]))))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from onnxrank.linalg.spectrum import (
     CRITERIA,
     Spectrum,
     corrected_rank,
-    output_spectrum,
+    fold_output_spectra,
     rank_by_energy,
     rank_stable,
     scatter,
@@ -137,7 +137,8 @@ def _measure(model: Model, unit: Unit, eigenvalues: _InputEigenvalues, energy: f
     first, second = unit_folds(eigenvalues.moments, unit)
     parts = (first + second, first, second)
     inputs = eigenvalues(unit, parts)
-    outputs = [output_spectrum(weight, part, eigenvalues.centered).eigenvalues for part in parts]
+    spectra = fold_output_spectra(weight, first, second, eigenvalues.centered)
+    outputs = [spectrum.eigenvalues for spectrum in spectra]
     k_in, *k_in_folds = (rank_by_energy(values, energy) for values in inputs)
     k_out, *k_out_folds = (rank_by_energy(values, energy) for values in outputs)
     rank, rows = min(k_in, k_out), parts[0].n

@@ -12,7 +12,7 @@ from onnxrank.errors import PlanError
 from onnxrank.graph.model import Model, load
 from onnxrank.graph.sites import Selection, Unit
 from onnxrank.graph.weights import weight_matrix
-from onnxrank.linalg.factorize import FORMS, factorize, layer_error
+from onnxrank.linalg.factorize import FORMS, pair_error
 from onnxrank.moments import Moments
 from onnxrank.results import Plan, PlanEntry
 from onnxrank.runtime.session import Run
@@ -150,9 +150,8 @@ def _with_error(model: Model, moments: Moments, unit: Unit, entry: PlanEntry) ->
     if entry.form is None or entry.rank is None:
         return entry
     weight, moment = weight_matrix(model, unit.sites[0]), unit_moment(moments, unit)
-    factors = factorize(weight, moment, entry.rank, entry.form, ranks_of(entry))
     whole = float(np.sum(weight * (moment.gram @ weight)))
-    lost = layer_error(weight, factors, moment)
+    lost = pair_error(weight, moment, entry.rank, entry.form, ranks_of(entry))
     return replace(entry, expected_relative_error=math.sqrt(lost / whole) if whole > 0 else 0.0)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxrank.errors import PlanError
-from onnxrank.linalg.factorize import FORMS, cross_tails, factorize, layer_error, tails
+from onnxrank.linalg.factorize import FORMS, cross_tails, factorize, layer_error, pair_error, tails
 
 from .cases import maps, moments
 
@@ -175,3 +175,12 @@ def test_without_any_rows_the_weight_decides(shape):
     nothing = moments(np.zeros((2, 4, shape[1])))
     optimal, svd = (factorize(weight, nothing, 3, form).product for form in ("optimal", "svd"))
     np.testing.assert_allclose(optimal, svd, atol=1e-10)
+
+
+@QUICK
+@given(maps(), RANKS, st.sampled_from(sorted(FORMS)))
+def test_error_of_a_pair_is_known_without_it(case, share, form):
+    weight, rows = case
+    rank, moment = rank_of(share, weight), moments(rows)
+    made = layer_error(weight, factorize(weight, moment, rank, form), moment)
+    assert abs(pair_error(weight, moment, rank, form) - made) <= slack(weight, rows)

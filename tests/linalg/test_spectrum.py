@@ -12,6 +12,7 @@ from onnxrank.linalg.spectrum import (
     Spectrum,
     corrected_rank,
     entropy_rank,
+    fold_output_spectra,
     numerical_rank,
     output_spectrum,
     rank_by_energy,
@@ -53,6 +54,18 @@ def test_output_spectrum_is_that_of_the_outputs(case, centered):
     scale = 1 + np.square(rows).sum() * np.square(weight).sum()
     assert got.vectors is None
     np.testing.assert_allclose(got.eigenvalues, expected, atol=1e-12 * scale)
+
+
+@QUICK
+@given(maps(), st.booleans(), st.integers(0, 5))
+def test_spectra_of_the_folds_are_those_of_each(case, centered, cut):
+    weight, rows = case
+    folds = moments(rows[:, :cut]), moments(rows[:, cut:])
+    spectra = fold_output_spectra(weight, *folds, centered)
+    scale = 1 + np.square(rows).sum() * np.square(weight).sum()
+    for got, moment in zip(spectra, (folds[0] + folds[1], *folds), strict=True):
+        expected = output_spectrum(weight, moment, centered)
+        np.testing.assert_allclose(got.eigenvalues, expected.eigenvalues, atol=1e-12 * scale)
 
 
 @QUICK

@@ -140,6 +140,10 @@ class SkipReport(Record):
     reason: str
 
 
+# Form of a unit that stays dense, with a weight that is fitted anew.
+REFIT = "refit"
+
+
 @dataclass(frozen=True)
 class PlanEntry(Record):
     """What is done with one unit: a form and a rank, or the reason why it is kept dense.
@@ -149,7 +153,8 @@ class PlanEntry(Record):
     name, kind : str
     sites : tuple of str
     form : str or None
-        Name of a factor form; None if the unit is kept.
+        Name of a factor form; None if the unit is kept. ``refit``: its dense weight may be fitted
+        anew to what the compressed layers before it give.
     rank : int or None
     k_in, k_out : int or None
         Ranks of the two sides, which the form ``projection`` needs.
@@ -211,8 +216,8 @@ class Plan(Record):
 
     @property
     def split(self) -> tuple[PlanEntry, ...]:
-        """The entries that are split."""
-        return tuple(entry for entry in self.units if entry.form is not None)
+        """The entries that are split; not those whose dense weight is fitted anew."""
+        return tuple(entry for entry in self.units if entry.form not in (None, REFIT))
 
 
 @dataclass(frozen=True)

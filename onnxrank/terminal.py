@@ -88,7 +88,7 @@ def show_plan(plan: Plan) -> None:
             "" if entry.rank is None else entry.rank,
             count(entry.parameters),
             count(entry.factorized_parameters),
-            "" if entry.form is None else _float(entry.expected_relative_error),
+            "" if entry.rank is None else _float(entry.expected_relative_error),
             entry.kept or "",
         )
     _print(table)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from onnxrank.graph.attributes import attributes
 from onnxrank.graph.constants import WeightRef, resolve
 from onnxrank.graph.model import Model
 from onnxrank.graph.sites import Site
-from onnxrank.linalg.layout import Axis, Layout, Patches
+from onnxrank.linalg.layout import Axis, Layout
 
 _PASS = {"Identity", "Dropout", "Reshape", "Cast"}
 
 
-def output_layout(site: Site) -> Layout | None:
-    """How the output of a site becomes rows in step with its input's; None if it does not."""
-    if isinstance(site.view.layout, Patches):
+def output_layout(model: Model, site: Site) -> Layout | None:
+    """How the output of a site becomes rows in step with its input's; None if it does not.
+
+    What is added to those rows must be added to the map itself: nothing may scale its output.
+    """
+    node = model.index.producers[site.scope][site.output]
+    if float(attributes(node).get("alpha", 1.0)) != 1.0:
+        return None
+    if site.op == "Conv":  # FusedConv has an activation behind it
         return Axis((1,), site.groups)
     if site.op in ("MatMul", "Gemm") and site.operand == 1:
         return Axis((-1,))

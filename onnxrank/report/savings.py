@@ -95,7 +95,7 @@ def _fate(site: SiteReport, entry: PlanEntry | None, saved: int) -> Fate:
     if not site.factorizable:
         return Fate(FIXED, site.reason or "cannot be rewritten")
     if entry is not None:
-        if entry.form is not None:
+        if entry.rank is not None:
             return Fate(CUT, f"split, {entry.form}, rank {entry.rank}", saved, entry.rank)
         code = UNSETTLED if would_save(site) and site.rank_stable is False else FULL
         return Fate(code, entry.kept or "kept")

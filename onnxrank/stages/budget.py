@@ -14,7 +14,7 @@ from onnxrank.graph.sites import Unit
 from onnxrank.linalg.allocate import Allocation, allocate
 from onnxrank.linalg.factorize import Factors, factorize
 from onnxrank.linalg.sensitivity import probe_ranks
-from onnxrank.results import Plan, PlanEntry
+from onnxrank.results import REFIT, Plan, PlanEntry
 from onnxrank.runtime.batch import Batch, DataSource
 from onnxrank.runtime.data import open_data
 from onnxrank.runtime.replay import Replay
@@ -36,6 +36,7 @@ from onnxrank.stages.measure import Measured, unit_folds
 from onnxrank.stages.ranks import kept_reason
 from onnxrank.stages.sensitivity import Probes, probe
 from onnxrank.stages.survey import Progress, silent
+from onnxrank.stages.tasks import refittable
 from onnxrank.stages.work import rows_of_data
 
 KINDS = ("params", "macs", "size")
@@ -100,7 +101,7 @@ class Planner:
         self.kept = {
             u.name: kept_reason(u, measured.ranks[u.name], allow_unstable) for u in survey.units
         }
-        self.free = [unit for unit in survey.units if self.kept[unit.name] is None]
+        self.free = free_units(measured, allow_unstable)
         self.rows = rows
         sites = [site for unit in self.free for site in unit.sites]
         self.replay = Replay(override(self.model, sites), run)
@@ -246,7 +247,11 @@ class Planner:
         if self.kept[unit.name] is not None:
             return entry
         if cut.form is None:
-            return replace(entry, kept="the budget is better spent on it than elsewhere")
+            return replace(
+                entry,
+                form=REFIT if refittable(self.model, unit) else None,
+                kept="the budget is better spent on it than elsewhere",
+            )
         tail = self.curves[unit.name].tails["pair" if cut.form == "shared" else cut.form]
         left = float(tail[min(cut.rank, len(tail) - 1)])  # shared, it may exceed the unit's own
         name = cut.form
@@ -262,6 +267,15 @@ class Planner:
             shares=cut.shares,
             scale=cut.scale,
         )
+
+
+def free_units(measured: Measured, allow_unstable: bool) -> list[Unit]:
+    """The units that nothing keeps as they are."""
+    return [
+        unit
+        for unit in measured.survey.units
+        if kept_reason(unit, measured.ranks[unit.name], allow_unstable) is None
+    ]
 
 
 def plan_budget(

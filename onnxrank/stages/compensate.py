@@ -18,7 +18,7 @@ from onnxrank.graph.sites import Site, Unit, View
 from onnxrank.linalg.drift import Cut, Drift, compensated
 from onnxrank.linalg.factorize import Factors
 from onnxrank.linalg.gram import CrossMoment, SecondMoment
-from onnxrank.linalg.layout import Axis, Patches, row_shape, rows
+from onnxrank.linalg.layout import Layout, Patches, row_shape, rows, width
 from onnxrank.runtime.batch import Batch
 from onnxrank.runtime.mask import rows_kept
 from onnxrank.runtime.replay import Replay, Values
@@ -31,7 +31,9 @@ _ENOUGH = 64
 # What patches may take as rows at once, in bytes.
 _PIECE = 1 << 27
 
-Key = tuple[View, "str | None"]
+# A tensor, and how it becomes rows.
+Added = tuple[str, Layout]
+Key = tuple[View, "Added | None"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,21 +47,37 @@ class Task:
     cut : callable
         Gives factors of the block's weight in the metric of a covariance.
     rank : int
-        Of the factors.
+        Of the factors; 0 for a weight that stays dense.
     plain : Factors
         Of the block, before compensation.
+    fixed : bool
+        The plain factors are what is wanted.
+    shifts : bool
+        The output may be shifted.
     """
 
     block: Block
     cut: Cut
     rank: int
     plain: Factors
+    fixed: bool = False
+    shifts: bool = True
 
     @property
-    def refits(self) -> bool:
-        """Whether the fit can follow: a shift is written, and one place in the graph is served."""
-        alone = all(len(u.sites) == 1 and u.sites[0].scope == MAIN for u in self.block.units)
-        return alone and self.plain.bias is not None
+    def dense(self) -> bool:
+        """Whether the weight stays in one piece."""
+        return len(self.plain.parts) == 1
+
+    @property
+    def follows(self) -> bool:
+        """Whether a fit can follow: one place of the main graph is served."""
+        units = self.block.units
+        return not self.fixed and all(alone(unit) for unit in units)
+
+
+def alone(unit: Unit) -> bool:
+    """Whether a weight serves one node, in the main graph."""
+    return len(unit.sites) == 1 and unit.sites[0].scope == MAIN
 
 
 @dataclass(eq=False)
@@ -89,7 +107,8 @@ def compensate(
     replay : Replay
         Its segments, with the weights of all sites as inputs.
     tasks : sequence of Task
-        What is cut. Blocks in bodies, of several sites, or without a shift stay as they are.
+        What is cut, and what stays dense but may be fitted anew. Blocks in bodies, or of several
+        sites, stay as they are.
     batches : sequence of Batch
         The rows to fit to, in two folds.
     run : Run
@@ -100,22 +119,25 @@ def compensate(
     Returns
     -------
     dict of str to Factors
-        By unit name.
+        By unit name; a dense unit is among them where the folds say that a fit helps.
     """
     factors: dict[str, Factors] = {}
     for task in tasks:
-        factors.update(task.block.split(task.plain))
+        if not task.dense:
+            factors.update(task.block.split(task.plain))
     owner = {s.name: t for t in tasks for u in t.block.units for s in u.sites}
     streams = [Stream(batch, values, values) for batch, values in _start(replay, batches)]
-    moved = False
+    moved, seen = False, set[int]()
     for k in range(1, len(replay)):
         progress(k - 1, len(replay) - 1, "compensating")
         here = list(
             {id(t): t for s in replay.cut.segments[k].sites if (t := owner.get(s))}.values()
         )
-        if moved:
-            factors.update(_refit(model, here, streams, run))
-        units = [unit for task in here for unit in task.block.units]
+        if moved:  # once: where its units first appear
+            fresh = [task for task in here if id(task) not in seen]
+            factors.update(_refit(model, fresh, streams, run))
+        seen.update(id(task) for task in here)
+        units = [u for task in here for u in task.block.units if u.name in factors]
         feeds = site_feeds(replay, units, factors)
         moved = moved or bool(feeds)
         for one in streams:
@@ -157,24 +179,35 @@ def _refit(
     found: dict[str, Factors] = {}
     known: dict[Key, tuple[Drift, Drift] | None] = {}
     for task in tasks:
-        if not task.refits:
+        if not task.follows:
             continue
         site = task.block.site
-        added = stream(model, site) if len(task.block.units) == 1 else None
+        added = _added(model, site) if len(task.block.units) == 1 else None
         key = (site.view, added)
         if key not in known:
             known[key] = _drifts(site, added, streams, run)
         folds = known[key]
-        if folds is not None:
-            fitted, _ = compensated(task.block.weight(model), folds, task.rank, task.cut)
+        if folds is None:
+            continue
+        weight = task.block.weight(model)
+        fitted, ridge = compensated(weight, folds, task.rank, task.cut, shifts=task.shifts)
+        if ridge is not None or not task.dense:
             found.update(task.block.split(fitted))
     return found
 
 
+def _added(model: Model, site: Site) -> Added | None:
+    """The stream that a site is added to, where its rows are in step."""
+    tensor, layout = stream(model, site), output_layout(model, site)
+    return None if tensor is None or layout is None else (tensor, layout)
+
+
 def _drifts(
-    site: Site, added: str | None, streams: Sequence[Stream], run: Run
+    site: Site, added: Added | None, streams: Sequence[Stream], run: Run
 ) -> tuple[Drift, Drift] | None:
-    """The drift of what a site reads, by fold; None if a fold has no rows."""
+    """The drift of what a site reads, by fold; None if a fold has no rows, or there is no drift."""
+    if any(site.view.tensor not in one.original for one in streams):
+        return None
     shapes = [one.original[site.view.tensor].shape for one in streams]
     seen = sum(prod(row_shape(shape, site.view.layout)) for shape in shapes)
     share = min(1.0, _ENOUGH * site.d_in / max(seen, 1))
@@ -187,7 +220,7 @@ def _drifts(
     return None if first is None or second is None else (first, second)
 
 
-def _drift(site: Site, one: Stream, added: str | None, share: float, run: Run) -> Iterable[Drift]:
+def _drift(site: Site, one: Stream, added: Added | None, share: float, run: Run) -> Iterable[Drift]:
     """Moments of one batch, in pieces."""
     tensor, layout = site.view.tensor, site.view.layout
     before, after = one.original[tensor], one.compressed[tensor]
@@ -215,18 +248,24 @@ def _keep(
 
 
 def _pull(
-    site: Site, one: Stream, added: str | None, count: int
+    site: Site, one: Stream, added: Added | None, count: int
 ) -> NDArray[np.floating[Any]] | None:
     """Rows of the drift of the stream that the site is added to, in step with its input's."""
-    layout = output_layout(site)
-    if added is None or layout is None or added not in one.original:
+    if added is None or added[0] not in one.original:
         return None
-    assert isinstance(layout, Axis)
-    before, after = one.original[added], one.compressed[added]
-    if before.shape[layout.axes[0]] != site.groups * site.d_out:
+    tensor, layout = added
+    before, after = one.original[tensor], one.compressed[tensor]
+    if not _in_step(before.shape, layout, count, site.d_out):
         return None
-    drift = rows(before, layout) - rows(after, layout)
-    return drift if drift.shape[1] == count else None
+    return rows(before, layout) - rows(after, layout)
+
+
+def _in_step(shape: Sequence[int], layout: Layout, count: int, d_out: int) -> bool:
+    """Whether a stream has as many rows as the site, and as wide ones: it may be broadcast."""
+    try:
+        return width(shape, layout) == d_out and prod(row_shape(shape, layout)) == count
+    except ValueError:
+        return False
 
 
 def _parts(site: Site, keep: NDArray[np.intp]) -> list[NDArray[np.intp]]:

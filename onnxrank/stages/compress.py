@@ -22,7 +22,7 @@ from onnxrank.runtime.session import Run
 from onnxrank.stages.compensate import Task, compensate
 from onnxrank.stages.measure import check_model
 from onnxrank.stages.survey import Progress, Source, silent, survey
-from onnxrank.stages.tasks import tasks
+from onnxrank.stages.tasks import refits, tasks
 from onnxrank.version import __version__
 
 
@@ -73,12 +73,12 @@ def compress(
     found = survey(original, _selection(plan))
     units = {unit.name: unit for unit in found.units}
     if factors is None and data is not None:
-        chosen = list(tasks(original, units, plan, moments))
+        chosen = [*tasks(original, units, plan, moments), *refits(original, units, plan)]
         factors = _compensated(original, chosen, data, run or Run(), progress)
     if factors is None:
         pairs = _plain(tasks(original, units, plan, moments), len(plan.split), progress)
     else:
-        pairs = ((s, pair) for name, pair in factors.items() for s in units[name].sites)
+        pairs = ((s, factors[n]) for n, u in units.items() if n in factors for s in u.sites)
     return rewrite(original, pairs, provenance(original, plan, moments))
 
 

@@ -17,7 +17,7 @@ from onnxrank.stages.analyze import report
 from onnxrank.stages.collect import obtain
 from onnxrank.stages.compare import compare
 from onnxrank.stages.compress import compress
-from onnxrank.stages.goal import Goal, Manner, meet
+from onnxrank.stages.goal import Goal, Manner, Trial, meet, part_trial
 from onnxrank.stages.inspect import described
 from onnxrank.stages.measure import measure
 from onnxrank.stages.survey import Progress, Source, Survey, silent, survey
@@ -83,6 +83,9 @@ def deliver(
     if not surveyed.sites:
         return replace(described(surveyed, surveyed.nothing), plan=_empty(surveyed))
     source, held, note = _parted(original, data, evaluation, how, preprocess)
+    trial: Trial | None = None
+    if source is not None and wanted.searches:
+        source, trial = part_trial(source, held if evaluation is not None else None)
     known = obtain(original, source, moments, run=how, selection=selection, progress=progress)
     measured = measure(
         original,
@@ -92,9 +95,8 @@ def deliver(
         selection=selection,
         progress=progress,
     )
-    decides = held if evaluation is not None else None
     rows = known.rows or ({} if source is None else rows_of_data(original, source, how))
-    met = meet(wanted, by, measured, rows, source, decides, how, progress=progress)
+    met = meet(wanted, by, measured, rows, source, trial, how, fits=not dry_run, progress=progress)
     plan = met.plan
     found = replace(
         report(measured, rows), settings=plan.settings, plan=plan, frontier=met.frontier

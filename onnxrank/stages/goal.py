@@ -14,15 +14,17 @@ from onnxrank.runtime.batch import DataSource
 from onnxrank.runtime.data import holdout
 from onnxrank.runtime.replay import Replay
 from onnxrank.runtime.session import Run
-from onnxrank.stages.budget import Budget, Planner
-from onnxrank.stages.compensate import Task, compensate
+from onnxrank.stages.budget import Budget, Planner, free_units
+from onnxrank.stages.compensate import compensate
 from onnxrank.stages.judge import Judge, Loss
 from onnxrank.stages.measure import Measured
 from onnxrank.stages.plan import decide
 from onnxrank.stages.search import search
 from onnxrank.stages.survey import Progress
-from onnxrank.stages.tasks import tasks
+from onnxrank.stages.tasks import permitted, refits, settled, tasks
 
+# Samples that decide, of those given to judge by.
+_DECIDE = 4096
 # Above this many parameters a compensated fit would hold too much at once.
 _MOST = 250_000_000
 
@@ -109,9 +111,10 @@ def meet(
     measured: Measured,
     rows: Mapping[str, float],
     source: DataSource | None,
-    evaluation: DataSource | None,
+    trial: Trial | None,
     run: Run,
     *,
+    fits: bool = True,
     progress: Progress,
 ) -> Met:
     """Find the plan, and the factors where samples are there to fit them to.
@@ -126,10 +129,13 @@ def meet(
         Rows a sample by site.
     source : DataSource or None
         Calibration samples; without them nothing can be probed, searched or compensated.
-    evaluation : DataSource or None
-        Samples with which a search decides; a part of `source` if there are none.
+    trial : (DataSource, DataSource) or None
+        Samples that a search compares its candidates on, and others that decide. Neither is in
+        `source`, nor in the moments, if candidates are to be judged on what they have not seen.
     run : Run
         How models are run.
+    fits : bool
+        Fit factors as well, not only the plan.
     progress : callable
         Called with (done, total, what).
 
@@ -139,14 +145,7 @@ def meet(
         The goal cannot be met with what is given.
     """
     if goal.energy is not None or goal.plan is not None:
-        plan = goal.plan or decide(
-            measured,
-            method=manner.method,
-            align=manner.align,
-            allow_unstable=manner.allow_unstable,
-            force=manner.force,
-        )
-        return Met(plan, _fitted(manner, measured, plan, source, run, progress))
+        return _known(goal, manner, measured, source, run, fits, progress)
     if source is None and goal.budget is not None:
         from onnxrank.stages.uniform import uniform
 
@@ -173,8 +172,71 @@ def meet(
     )
     if goal.budget is not None:
         plan = planner.plan(goal.budget)
-        return Met(plan, fit(planner, manner, plan, source, run, progress))
-    return _searched(goal, manner, planner, source, evaluation, run, progress)
+        if not fits:
+            return Met(plan)
+        return _met(plan, fit(planner, manner, plan, source, run, progress))
+    return _searched(goal, manner, planner, source, trial, run, progress)
+
+
+def _met(plan: Plan, factors: dict[str, Factors]) -> Met:
+    return Met(settled(plan, factors), factors)
+
+
+def _known(
+    goal: Goal,
+    manner: Manner,
+    measured: Measured,
+    source: DataSource | None,
+    run: Run,
+    fits: bool,
+    progress: Progress,
+) -> Met:
+    """A plan that needs no probes: of an energy, or ready."""
+    model = measured.survey.model
+    plan = goal.plan or decide(
+        measured,
+        method=manner.method,
+        align=manner.align,
+        allow_unstable=manner.allow_unstable,
+        force=manner.force,
+    )
+    if plan.model_sha256 != model.sha256:
+        raise PlanError("this plan belongs to another model", hint=f"plan {model.name} again")
+    plain = not manner.compensate or manner.method in FORMS or manner.force
+    if plain or source is None or not plan.split or measured.survey.info({}).parameters > _MOST:
+        return Met(settled(plan, ()))
+    free = free_units(measured, bool(plan.settings.get("allow_unstable", manner.allow_unstable)))
+    if goal.plan is None:
+        plan = permitted(plan, model, free, _units(measured))
+    if not fits:
+        return Met(plan)
+    cut = {entry.name for entry in plan.units if entry.form is not None}
+    chosen = [u for u in measured.survey.units if u in free or u.name in cut]
+    replay = Replay(override(model, [site for unit in chosen for site in unit.sites]), run)
+    return _met(plan, _compensated(replay, measured, plan, source, run, progress))
+
+
+# Samples that candidates are compared on, and samples that decide among them.
+Trial = tuple[DataSource, DataSource]
+
+
+def part_trial(source: DataSource, evaluation: DataSource | None) -> tuple[DataSource, Trial]:
+    """Part data into what a search fits to, and what it judges by.
+
+    Raises
+    ------
+    PlanError
+        There are too few samples.
+    """
+    searched: DataSource | None
+    if evaluation is not None:
+        searched, deciding = holdout(evaluation, share=1 / 2, most=_DECIDE)
+    else:
+        source, deciding = holdout(source)
+        source, searched = holdout(source)
+    if deciding is None or searched is None:
+        raise PlanError("too few samples to search with", hint="give more data, or an --energy")
+    return source, (searched, deciding)
 
 
 def _searched(
@@ -182,24 +244,19 @@ def _searched(
     manner: Manner,
     planner: Planner,
     source: DataSource,
-    evaluation: DataSource | None,
+    trial: Trial | None,
     run: Run,
     progress: Progress,
 ) -> Met:
-    rest, deciding = holdout(evaluation or source, share=1 / 2 if evaluation else 1 / 8)
-    if evaluation is None:
-        source, searched = holdout(rest)
-    else:
-        searched = rest
-    if deciding is None or searched is None:
-        raise PlanError("too few samples to search with", hint="give more data, or an --energy")
+    if trial is None:
+        source, trial = part_trial(source, None)
     labelled = goal.max_drop is not None
-    judges = [Judge(planner.replay, s.batches(), labelled=labelled) for s in (searched, deciding)]
+    searched, deciding = (Judge(planner.replay, s.batches(), labelled=labelled) for s in trial)
     found = search(
         planner,
         lambda plan: fit(planner, manner, plan, source, run, lambda *_: None),
-        judges[0],
-        judges[1],
+        searched,
+        deciding,
         goal.tolerance,
         progress=progress,
     )
@@ -207,31 +264,11 @@ def _searched(
         nothing = planner.plan(Budget("params", 1.0))
         entries = tuple(replace(e, form=None, rank=None, kept=_NOTHING) for e in nothing.units)
         return Met(replace(nothing, units=entries), {}, found.frontier, _NOTHING)
-    return Met(found.chosen.plan, found.chosen.factors, found.frontier)
+    plan, factors = found.chosen.plan, found.chosen.factors
+    return Met(settled(plan, factors), factors, found.frontier)
 
 
 _NOTHING = "nothing to gain at this tolerance"
-
-
-def _fitted(
-    manner: Manner,
-    measured: Measured,
-    plan: Plan,
-    source: DataSource | None,
-    run: Run,
-    progress: Progress,
-) -> dict[str, Factors] | None:
-    """Compensated factors of a plan; None where it is to be written as it is."""
-    model = measured.survey.model
-    plain = not manner.compensate or manner.method in FORMS or manner.force or source is None
-    if plain or not plan.split or measured.survey.info({}).parameters > _MOST:
-        return None
-    assert source is not None
-    units = {unit.name: unit for unit in measured.survey.units}
-    chosen = list(tasks(model, units, plan, measured.moments))
-    sites = [site for task in chosen for unit in task.block.units for site in unit.sites]
-    replay = Replay(override(model, sites), run)
-    return _compensated(replay, measured, chosen, source, run, progress)
 
 
 def fit(
@@ -243,20 +280,25 @@ def fit(
     progress: Progress,
 ) -> dict[str, Factors]:
     """Factors of a plan by unit name, compensated if that is wanted."""
-    units: dict[str, Unit] = {unit.name: unit for unit in planner.measured.survey.units}
-    chosen = list(tasks(planner.model, units, plan, planner.measured.moments))
-    if not manner.compensate:
-        return {n: f for task in chosen for n, f in task.block.split(task.plain).items()}
-    return _compensated(planner.replay, planner.measured, chosen, source, run, progress)
+    measured = planner.measured
+    if manner.compensate:
+        return _compensated(planner.replay, measured, plan, source, run, progress)
+    chosen = tasks(planner.model, _units(measured), plan, measured.moments)
+    return {n: f for task in chosen for n, f in task.block.split(task.plain).items()}
+
+
+def _units(measured: Measured) -> dict[str, Unit]:
+    return {unit.name: unit for unit in measured.survey.units}
 
 
 def _compensated(
     replay: Replay,
     measured: Measured,
-    chosen: list[Task],
+    plan: Plan,
     source: DataSource,
     run: Run,
     progress: Progress,
 ) -> dict[str, Factors]:
-    model = measured.survey.model
+    model, units = measured.survey.model, _units(measured)
+    chosen = [*tasks(model, units, plan, measured.moments), *refits(model, units, plan)]
     return compensate(model, replay, chosen, list(source.batches()), run, progress=progress)

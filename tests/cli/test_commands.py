@@ -119,12 +119,15 @@ def test_compress_twice_gives_the_same_bytes(case, tmp_path: Path) -> None:
 
 
 def test_compress_keeps_samples_out_for_the_comparison(case, tmp_path: Path) -> None:
-    report = json.loads(
-        done("compress", case.model, tmp_path / "s.onnx", "--data", case.data, "--json", "-").stdout
-    )
+    words = ["compress", case.model, tmp_path / "s.onnx", "--data", case.data, "--json", "-"]
+    report = json.loads(done(*words, "--energy", "0.999").stdout)
     held, used = report["comparison"]["data"]["samples"], report["data"]["samples"]
     assert held > 0
     assert held + used == 2048
+    # What a search looks at and decides by is in neither.
+    report = json.loads(done(*words).stdout)
+    assert report["comparison"]["data"]["samples"] == held
+    assert report["data"]["samples"] < used
 
 
 def test_compress_from_moments_says_that_nothing_was_compared(case, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import onnx
 
 from onnxrank.errors import ModelError
 from onnxrank.graph.scopes import bodies, walk
+from onnxrank.graph.sizes import check_size
 
 
 @dataclass(frozen=True)
@@ -165,49 +165,8 @@ def check(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:
         As `place`, or a tensor whose bytes do not fit its shape.
     """
     for tensor in tensors(proto):
-        if any(dim < 0 for dim in tensor.dims):
-            raise ModelError(
-                f"negative dimension in {list(tensor.dims)}",
-                where=f"{where}: tensor '{tensor.name}'",
-                hint=_AGAIN,
-            )
         held = place(tensor, folder, where).length if is_external(tensor) else None
-        if held is None and tensor.HasField("raw_data"):
-            held = len(tensor.raw_data)
-        wanted = byte_size(tensor)
-        if held is not None and wanted is not None and held < wanted:
-            raise ModelError(
-                f"shape {list(tensor.dims)} needs {wanted} bytes, the data are {held}",
-                where=f"{where}: tensor '{tensor.name}'",
-                hint=_AGAIN,
-            )
-
-
-_BITS: dict[int, int] = {
-    onnx.TensorProto.FLOAT: 32,
-    onnx.TensorProto.DOUBLE: 64,
-    onnx.TensorProto.FLOAT16: 16,
-    onnx.TensorProto.BFLOAT16: 16,
-    onnx.TensorProto.INT8: 8,
-    onnx.TensorProto.UINT8: 8,
-    onnx.TensorProto.INT16: 16,
-    onnx.TensorProto.UINT16: 16,
-    onnx.TensorProto.INT32: 32,
-    onnx.TensorProto.UINT32: 32,
-    onnx.TensorProto.INT64: 64,
-    onnx.TensorProto.UINT64: 64,
-    onnx.TensorProto.BOOL: 8,
-    onnx.TensorProto.INT4: 4,
-    onnx.TensorProto.UINT4: 4,
-    onnx.TensorProto.COMPLEX64: 64,
-    onnx.TensorProto.COMPLEX128: 128,
-}
-
-
-def byte_size(tensor: onnx.TensorProto) -> int | None:
-    """Bytes that the shape of a tensor asks for; None for types of no fixed size here."""
-    bits = _BITS.get(tensor.data_type)
-    return None if bits is None else (math.prod(tensor.dims) * bits + 7) // 8
+        check_size(tensor, held, f"{where}: tensor '{tensor.name}'")
 
 
 def materialize(tensor: onnx.TensorProto, folder: Path | None, where: str) -> onnx.TensorProto:

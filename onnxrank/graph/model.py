@@ -89,7 +89,7 @@ class Model:
     def _shapes(self) -> dict[tuple[Scope, str], Shape]:
         from onnxrank.graph.shapes import infer
 
-        return infer(self.document)
+        return infer(self)
 
     def shape(self, scope: Scope, name: str) -> Shape | None:
         """Declared or inferred shape of a tensor, None where even its rank is unknown."""
@@ -145,6 +145,8 @@ def load(
 def _read(path: Path) -> tuple[onnx.ModelProto, str]:
     hint = "give the path of an .onnx file"
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ModelError("this is no regular file", where=str(path), hint=hint)
         data = path.read_bytes()
     except FileNotFoundError:
         raise ModelError("no such file", where=str(path), hint=hint) from None
@@ -152,6 +154,8 @@ def _read(path: Path) -> tuple[onnx.ModelProto, str]:
         raise ModelError("this is a folder, not a model", where=str(path), hint=hint) from None
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except ValueError as error:
+        raise ModelError(f"cannot be read: {error}", where=repr(str(path))) from None
     if not data:
         raise ModelError("the file is empty", where=str(path), hint="export the model again")
     proto = onnx.ModelProto()

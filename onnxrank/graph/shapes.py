@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx.shape_inference
 
+from onnxrank.errors import ModelError
+from onnxrank.graph import external
 from onnxrank.graph.functions import bounded
-from onnxrank.graph.model import Shape, declared_shape
-from onnxrank.graph.scopes import Scope, walk
+from onnxrank.graph.scopes import Scope, bodies, walk
+
+if TYPE_CHECKING:
+    from onnxrank.graph.model import Model, Shape
 
 # Inference reads the values of small tensors only (the shapes of Reshape, the axes of ReduceSum).
 _SMALL = 1024
 
 
-def infer(proto: onnx.ModelProto) -> dict[tuple[Scope, str], Shape]:
+def infer(model: Model) -> dict[tuple[Scope, str], Shape]:
     """Shape of every tensor that the model declares or onnx infers, by scope and name.
 
     Never fails: where inference refuses the model, what is declared remains.
     """
-    light = _light(proto)
+    light = _light(model)
     found = _declared(light)
     try:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
@@ -29,39 +34,76 @@ def infer(proto: onnx.ModelProto) -> dict[tuple[Scope, str], Shape]:
     return {**found, **_declared(inferred)}
 
 
-def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large initializers have a shape but no bytes."""
-    light = onnx.ModelProto()
-    ignored = ["graph", "training_info", *([] if bounded(proto) else ["functions"])]
-    for field, value in proto.ListFields():
-        if field.name not in ignored:
-            _assign(light, field.name, value)
-    _copy_graph(proto.graph, light.graph)
+def _light(model: Model) -> onnx.ModelProto:
+    """A copy of what inference looks at; large tensors have a shape but no bytes."""
+    proto = model.document
+    # From IR 4 on, constants need not be inputs: those made of nodes here are none.
+    light = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
+    light.opset_import.extend(proto.opset_import)
+    if bounded(proto):
+        light.functions.extend(proto.functions)
+    stack = [(proto.graph, light.graph)]
+    while stack:
+        source, target = stack.pop()
+        for name in ("input", "output", "value_info", "sparse_initializer"):
+            getattr(target, name).extend(getattr(source, name))
+        for tensor in source.initializer:
+            _add(model, tensor, tensor.name, target)
+        for node in source.node:
+            value = _value(node)
+            if value is not None and not _readable(value):
+                _add(model, value, node.output[0], target)
+            elif not any(True for _ in bodies(node)):
+                target.node.append(node)
+            else:
+                stack += _copy_holder(node, target.node.add())
     return light
 
 
-def _assign(message: object, name: str, value: object) -> None:
-    target = getattr(message, name)
-    if hasattr(target, "CopyFrom"):
-        target.CopyFrom(value)
-    elif hasattr(target, "extend"):
-        target.extend(value)
-    else:
-        setattr(message, name, value)
+def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor of a Constant node."""
+    if node.op_type != "Constant" or not node.output:
+        return None
+    return next((a.t for a in node.attribute if a.HasField("t")), None)
 
 
-def _copy_graph(source: onnx.GraphProto, target: onnx.GraphProto) -> None:
-    for field, value in source.ListFields():
-        if field.name != "initializer":
-            _assign(target, field.name, value)
-    for tensor in source.initializer:
-        if math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            target.initializer.append(tensor)
+def _readable(tensor: onnx.TensorProto) -> bool:
+    return math.prod(tensor.dims) <= _SMALL and not external.is_external(tensor)
+
+
+def _add(model: Model, tensor: onnx.TensorProto, name: str, target: onnx.GraphProto) -> None:
+    added = target.initializer.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
+    if math.prod(tensor.dims) <= _SMALL:
+        try:
+            added.CopyFrom(external.materialize(tensor, model.folder, model.name))
+        except (ModelError, OSError):
+            return
+        added.name = name
+
+
+def _copy_holder(
+    node: onnx.NodeProto, made: onnx.NodeProto
+) -> list[tuple[onnx.GraphProto, onnx.GraphProto]]:
+    """Copy a node without what is in its bodies; give those, and where they go."""
+    made.op_type, made.domain, made.name = node.op_type, node.domain, node.name
+    made.input.extend(node.input)
+    made.output.extend(node.output)
+    pairs = []
+    for attribute in node.attribute:
+        if attribute.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            made.attribute.append(attribute)
+            continue
+        copy = made.attribute.add(name=attribute.name, type=attribute.type)
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            pairs.append((attribute.g, copy.g))
         else:
-            target.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            pairs += [(graph, copy.graphs.add()) for graph in attribute.graphs]
+    return pairs
 
 
 def _declared(proto: onnx.ModelProto) -> dict[tuple[Scope, str], Shape]:
+    from onnxrank.graph.model import declared_shape
+
     found: dict[tuple[Scope, str], Shape] = {}
     for scope, graph in walk(proto.graph):
         for values in (graph.value_info, graph.output, graph.input):

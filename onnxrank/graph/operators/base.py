@@ -98,7 +98,10 @@ class Context:
         groups, d_in, d_out = sizes
         parameters = groups * d_in * d_out
         if weight.dtype not in FLOATS:
-            kind = onnx.TensorProto.DataType.Name(weight.dtype).lower()
+            known = onnx.TensorProto.DataType.values()
+            kind = "unknown"
+            if weight.dtype in known:
+                kind = onnx.TensorProto.DataType.Name(weight.dtype).lower()
             text = f"its weight is of type {kind}, not a float"
             return self.skip("type", text, parameters, suffix=suffix)
         if parameters == 0:
@@ -255,10 +258,17 @@ class Job:
             attributes=extra,
             copied=copied,
         )
-        if label == "rank_out":
-            made.doc_string = self.node.doc_string
-            made.metadata_props.extend(self.node.metadata_props)
-        self.nodes.append(made)
+        self.nodes.append(self._described(made) if label == "rank_out" else made)
+
+    def _described(self, made: onnx.NodeProto) -> onnx.NodeProto:
+        """The new node with the descriptions of the old one; they may be no valid text."""
+        node = onnx.NodeProto()
+        node.CopyFrom(self.node)
+        for described, _ in node.ListFields():
+            if described.name not in ("doc_string", "metadata_props"):
+                node.ClearField(described.name)
+        node.MergeFrom(made)
+        return node
 
     def refitted(self) -> onnx.NodeProto:
         """A copy of the node that reads `first` in the place of its weight."""

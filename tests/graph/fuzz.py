@@ -44,8 +44,13 @@ NUMBERS = [
     2**63 - 1,
     -(2**63),
 ]
-WORDS = ["", "x", "a/b", "...", "ij,jk->ik", "ai.onnx", "com.microsoft", "Conv", "MatMul", "Identity",
-         "Transpose", "Reshape", "DequantizeLinear", "Loop", "If", "perm", "axis", "\u6a21", "y" * 300]  # fmt: skip
+WORDS = [
+    *"x a/b ... ij,jk->ik ai.onnx com.microsoft Conv MatMul Identity Transpose Reshape".split(),
+    *"DequantizeLinear Loop If perm axis".split(),
+    "",
+    "\u6a21",
+    "y" * 300,
+]
 INTEGERS = {Field.CPPTYPE_INT32, Field.CPPTYPE_INT64, Field.CPPTYPE_UINT32, Field.CPPTYPE_UINT64}
 FRACTIONS = {Field.CPPTYPE_FLOAT, Field.CPPTYPE_DOUBLE}
 

@@ -237,6 +237,10 @@ def test_huge_shapes_are_not_allocated():
     quick(model)
 
 
+EQUATIONS = [
+    *("ij,jk->ik" * 1000, "," * 10000, "i" * 10**5, "\u00e9,->", "->", "ij,jk->ik,", ">-"),
+    *("ij;jk->ik", "ij,jk=>ik", "..,..->..", "i...j...,jk->ik"),
+]
 ABSURD = {
     "Conv": [
         {"group": "2"}, {"group": 2.5}, {"group": 2**62}, {"group": -1}, {"kernel_shape": [3]},
@@ -249,10 +253,14 @@ ABSURD = {
     ],
     "MatMul": [{"transA": 1}, {"alpha": 3.0}, {"unknown": "x"}],
     "Einsum": [
-        {"equation": e} for e in ("ij,jk->ik" * 1000, "," * 10000, "i" * 10**5, "\u00e9,->", "->", "ij,jk->ik,",
-                                  ">-", "ij;jk->ik", "ij,jk=>ik", "..,..->..", "i...j...,jk->ik")
-    ] + [{"equation": 5}, {}],
-    "LSTM": [{"hidden_size": "5"}, {"hidden_size": -5}, {"direction": "sideways"}, {"layout": 7}, {"layout": "1"}],
+        *({"equation": e} for e in EQUATIONS),
+        {"equation": 5},
+        {},
+    ],
+    "LSTM": [
+        {"hidden_size": "5"}, {"hidden_size": -5}, {"direction": "sideways"}, {"layout": 7},
+        {"layout": "1"},
+    ],
 }  # fmt: skip
 SHAPES = {"Conv": (4, 4, 3, 3), "LSTM": (1, 4 * K, K)}
 

@@ -288,12 +288,8 @@ def plan_budget(
     allow_unstable: bool = False,
     progress: Progress = silent,
 ) -> Plan:
-    """The plan for a budget: by sensitivity where there are data, else one share everywhere."""
+    """The plan for a budget, from data as in `collect`."""
     survey = measured.survey
-    if data is None:
-        from onnxrank.stages.uniform import uniform
-
-        return uniform(measured, budget, survey.rows(), align, allow_unstable)
     source = open_data(data, survey.model.inputs, run)
     rows = rows_of_data(survey.model, source, run)
     planner = Planner(

@@ -95,10 +95,14 @@ def plan(
     )
     if given:
         from onnxrank.stages.budget import Budget, plan_budget
+        from onnxrank.stages.uniform import uniform
 
+        budget = Budget(*given[0])
+        if data is None:
+            return uniform(measured, budget, measured.survey.rows(), align, allow_unstable)
         return plan_budget(
             measured,
-            Budget(*given[0]),
+            budget,
             data,
             run or Run(),
             align=align,

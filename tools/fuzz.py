@@ -15,6 +15,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 BATCH = 200
+ENDS = ("refused", "sites", "no sites")
 SECONDS, MEGABYTES = 10.0, 300.0
 
 
@@ -33,9 +35,9 @@ def work(seed: int, folder: Path, answers: Connection) -> None:
     from tests.graph import fuzz
 
     limits = fuzz.Limits(SECONDS, MEGABYTES)
-    path = folder / "damaged.onnx"
     for name, model in fuzz.damaged(fuzz.seeds(), seed, BATCH):
         data = model if isinstance(model, bytes) else model.SerializeToString()
+        path = folder / f"{name.replace(' ', '-')}.onnx"
         path.write_bytes(data)
         answers.send((name, ""))
         try:
@@ -43,6 +45,8 @@ def work(seed: int, folder: Path, answers: Connection) -> None:
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             ended = f"{type(error).__name__}: {error}"
         answers.send((name, ended))
+        if ended in ENDS:
+            path.unlink()
     answers.send(None)
 
 
@@ -56,11 +60,11 @@ def main() -> int:
     ended: Counter[str] = Counter()
     failed: list[str] = []
     seed = options.seed
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         while time.monotonic() < end:
             for what, how in batch(seed, folder):
-                if how in ("refused", "sites", "no sites"):
+                if how in ENDS:
                     ended[how] += 1
                     continue
                 ended["failed"] += 1
@@ -68,14 +72,14 @@ def main() -> int:
                 print("FAILED", failed[-1], flush=True)
                 if options.keep:
                     options.keep.mkdir(parents=True, exist_ok=True)
-                    copy = options.keep / f"{what.replace(' ', '-')}.onnx"
-                    copy.write_bytes((folder / "damaged.onnx").read_bytes())
+                    name = f"{what.replace(' ', '-')}.onnx"
+                    (options.keep / name).write_bytes((folder / name).read_bytes())
             seed += 1
     print(f"seeds {options.seed} to {seed - 1}:", dict(ended))
     return 1 if failed else 0
 
 
-def batch(seed: int, folder: Path):
+def batch(seed: int, folder: Path) -> Iterator[tuple[str, str]]:
     """Answers of one batch, as they come; a crash or a hang is one, too, and ends it."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)

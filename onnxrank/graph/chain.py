@@ -223,8 +223,9 @@ def _dequantize(step: Step, x: Array) -> Array:
     if zero is not None:
         wide = wide - _spread(step, zero, x.shape).astype(wide.dtype)
     working = np.float64 if scale.dtype == np.float64 else np.float32
-    value = wide.astype(working) * _spread(step, scale, x.shape).astype(working)
-    return value.astype(_numpy(_kind(step)))
+    with np.errstate(all="ignore"):  # as onnxruntime: NaN and infinity are found where they matter
+        value = wide.astype(working) * _spread(step, scale, x.shape).astype(working)
+        return value.astype(_numpy(_kind(step)))
 
 
 def _quantize(step: Step, x: Array) -> Array:

@@ -54,7 +54,7 @@ def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
     The functions themselves are kept in the result, so nothing of the document is lost. A model
     that the inliner refuses is returned unchanged; its calls are then reported as skipped.
     """
-    wanted = _holding(proto)
+    wanted = holding(proto, _LINEAR)
     if not wanted or not bounded(proto):
         return proto
     import onnx.inliner
@@ -101,14 +101,14 @@ def _sorted(calls: dict[Key, list[Key]]) -> list[Key]:
     return order
 
 
-def _holding(proto: onnx.ModelProto) -> list[Key]:
-    """Functions that hold a linear operator, or call one that does."""
+def holding(proto: onnx.ModelProto, operators: set[str]) -> list[Key]:
+    """Functions that hold one of some operators, or call one that does."""
     calls = _calls(proto)
-    holding: set[Key] = set()
+    found: set[Key] = set()
     for key in _sorted(calls):
-        if any(called[1] in _LINEAR or called in holding for called in calls[key]):
-            holding.add(key)
-    return [key for key in calls if key in holding]
+        if any(called[1] in operators or called in found for called in calls[key]):
+            found.add(key)
+    return [key for key in calls if key in found]
 
 
 def _nodes(function: onnx.FunctionProto) -> Iterator[onnx.NodeProto]:

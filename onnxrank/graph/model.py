@@ -215,8 +215,10 @@ def declared_shape(value: onnx.ValueInfoProto) -> Shape | None:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
         return None
+    # Some exporters wrote -1 where they knew nothing.
     return tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
+        for d in tensor.shape.dim
     )
 
 

@@ -381,6 +381,14 @@ def test_text_that_is_no_text_elsewhere(tmp_path):
     assert quick(path) == "sites"
 
 
+def test_names_of_control_characters():
+    """A message stays one line, and cannot steer a terminal."""
+    model = chain(node("Relu", ["a\nb\x1b[31m"], ["y"]))
+    with pytest.raises(ModelError) as caught:
+        load(model)
+    assert "'a\\nb\\x1b[31m'" in str(caught.value)
+
+
 def test_many_identities_on_a_weight():
     nodes = [node("Identity", [f"w{k}" if k else "w"], [f"w{k + 1}"]) for k in range(100_000)]
     reads = [node("MatMul", ["x", f"w{k}"], [f"y{k}"]) for k in (1, 50, 5000, 100_000)]

@@ -80,7 +80,7 @@ def test_the_copy_is_light():
         ["y"],
         {"w": noise(400, 400)},
     )
-    light = shapes._light(load(model))
+    light = shapes._light(load(model), set())
     assert light.ByteSize() < 2000
 
 
@@ -106,3 +106,82 @@ def test_inference_that_fails_leaves_what_is_declared():
     model.graph.node.append(node("NoSuchOperator", ["y"], ["z"]))
     loaded = load(model)
     assert loaded.shape(MAIN, "x") == (3, 7) and loaded.shape(MAIN, "y") == (3, K)
+
+
+def kernel_beyond(size, *more):
+    """A convolution that leaves less than nothing, or not, and a Slice of it."""
+    constants = {"k": noise(2, 2, 3), "s": np.array([0]), "e": np.array([1]), "a": np.array([2])}
+    slice_ = node("Slice", ["h", "s", "e", "a"], ["y"])
+    return make(
+        [node("Conv", ["x", "k"], ["h"], name="n"), slice_, *more],
+        {"x": (1, 2, size)},
+        ["y"],
+        constants,
+    )
+
+
+def test_inference_that_would_end_the_process():
+    """onnx aborts at a Slice of an axis of negative length."""
+    assert load(kernel_beyond(5)).shape(MAIN, "y") == (1, 2, 1)
+    assert load(kernel_beyond(1)).shape(MAIN, "h") is None
+    assert load(kernel_beyond(1)).shape(MAIN, "y") is None
+    again = [node("Conv", ["y", "k"], ["g"]), node("Slice", ["g", "s", "e", "a"], ["z"])]
+    loaded = load(kernel_beyond(5, *again))
+    assert loaded.shape(MAIN, "y") == (1, 2, 1) and loaded.shape(MAIN, "z") is None
+
+
+def test_declared_negative_dimensions_are_unknown():
+    model = make(
+        [node("Slice", ["x", "s", "s", "a"], ["y"])],
+        {"x": (-1, 4)},
+        ["y"],
+        {"s": np.array([0]), "a": np.array([0])},
+    )
+    loaded = load(model)
+    assert loaded.shape(MAIN, "x") == (None, 4) and loaded.inputs[0].shape == (None, 4)
+
+
+def test_negative_dimensions_within_functions_and_bodies():
+    from .test_functions import function
+
+    constants = [
+        node("Constant", [], [n], value_ints=[v]) for n, v in (("s", 0), ("e", 1), ("a", 2))
+    ]
+    cut = function(
+        "Cut",
+        "xk",
+        "y",
+        [
+            *constants,
+            node("Conv", ["x", "k"], ["h"]),
+            node("Slice", ["h", "s", "e", "a"], ["y"]),
+        ],
+    )
+    model = make(
+        [node("Cut", ["x", "k"], ["y"], domain="my")],
+        {"x": (1, 2, 1)},
+        ["y"],
+        {"k": noise(2, 2, 3)},
+        functions=[cut],
+    )
+    load(model).shape(MAIN, "y")
+    relu = function(
+        "Cut",
+        "xk",
+        "y",
+        [
+            *constants,
+            node("MaxPool", ["x"], ["h"], kernel_shape=[3]),
+            node("Slice", ["h", "s", "e", "a"], ["y"]),
+        ],
+    )
+    model.functions[0].CopyFrom(relu)  # no weight in it, so it is not inlined
+    assert load(model).shape(MAIN, "y") is None
+    inner = [node("Conv", ["x", "k"], ["h"]), node("Slice", ["h", "s", "e", "a"], ["t"])]
+    model = make(
+        [choose(inner, [node("Neg", ["x"], ["e2"])], names=("t", "e2"))],
+        {"x": (1, 2, 1), "c": info("c", (), TensorProto.BOOL)},
+        ["y"],
+        {"k": noise(2, 2, 3), "s": np.array([0]), "e": np.array([1]), "a": np.array([2])},
+    )
+    load(model).shape(MAIN, "y")

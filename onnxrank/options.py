@@ -115,9 +115,11 @@ def run_options(command: Command) -> Command:
     )
     @click.option(
         "--rows",
-        type=float,
+        type=click.FloatRange(0),
+        default=64,
+        show_default=True,
         metavar="N",
-        help="Draw about N rows a dimension at random; by default all rows count.",
+        help="Draw about N rows a dimension at random, where there are more; 0 for all.",
     )
     @click.option("--mask", metavar="INPUT", help="Model input whose zeros mark padding.")
     @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every choice.")
@@ -129,7 +131,7 @@ def run_options(command: Command) -> Command:
         provider: str,
         threads: int,
         memory: int,
-        rows: float | None,
+        rows: float,
         mask: str | None,
         seed: int,
         **rest: Any,
@@ -143,7 +145,7 @@ def run_options(command: Command) -> Command:
             batch_size=batch_size,
             samples=samples,
             seed=seed,
-            rows=rows,
+            rows=rows or None,
             mask=mask,
         )
         return command(run=run, **rest)

@@ -79,7 +79,7 @@ FORMS += [(NAMES[0], method) for method in ("optimal", "projection", "svd")]
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_full_rank_changes_nothing(name: str, method: str, tmp_path: Path) -> None:
     """Every site split at full rank: equal outputs, to float32 rounding."""
-    words = ["--energy", "1", "--force", "--method", method, "--samples", "256"]
+    words = ["--energy", "1", "--force", "--method", method, "--samples", "64"]
     report = compress(name, tmp_path / "full.onnx", *words)
     assert all(unit["form"] for unit in report["plan"]["units"] if unit["kept"] is None)
     assert any(unit["form"] for unit in report["plan"]["units"])

@@ -352,6 +352,21 @@ def test_verify_is_as_strict_as_the_original_allows(tmp_path):
     verify(good, load(typed()))
 
 
+def test_declared_negative_dimensions(tmp_path):
+    """The full check of onnx would end the process at the Slice."""
+    proto = make(
+        [node("MatMul", ["x", "w"], ["h"], name="n"), node("Slice", ["h", "s", "e", "s"], ["y"])],
+        {"x": (-1, K)},
+        ["y"],
+        {"w": noise(K, K), "s": np.array([0]), "e": np.array([1])},
+    )
+    proto.graph.value_info.append(info("h", (-1, K)))
+    proto.graph.output[0].CopyFrom(info("y", (-1, K)))
+    onnx.save(proto, tmp_path / "m.onnx")
+    write(tmp_path / "m.onnx", tmp_path / "small.onnx")
+    same(tmp_path / "m.onnx", tmp_path / "small.onnx")
+
+
 def test_lengths_of_names_do_not_matter_to_the_rest(tmp_path):
     """A model without a name or path can be written, too."""
     proto = single("MatMul", {"x": ("n", 4)}, {"w": noise(4, 4)}, ["x", "w"])

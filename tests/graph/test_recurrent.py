@@ -13,6 +13,7 @@ from .build import (
     noise,
     only,
     random_pair,
+    reference,
     run,
     single,
     split,
@@ -126,7 +127,9 @@ def test_which_outputs(op):
 
 @pytest.mark.parametrize("op", GATES)
 def test_layout_1(op):
-    """onnxruntime runs it for none of them on a CPU; the rewriting is the same."""
+    """onnxruntime runs it for none of them on a CPU; onnx's evaluator does."""
+    model, feeds = recurrent(op, layout=1, outputs=("Y", "Yh"))
+    assert_full(model, feeds, 1, runner=reference)
     model, _ = recurrent(op, "bidirectional" if op == "LSTM" else "forward", layout=1)
     sites, _ = found(model)
     assert [s.view.layout.axes for s in sites] == [(-1,), (2, 3)]

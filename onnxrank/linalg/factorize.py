@@ -54,7 +54,7 @@ class Factors:
         return total
 
 
-def output_basis(weight: Array, gram: Array) -> tuple[Array, Array]:
+def output_basis(weight: Array, gram: Array, rank: int | None = None) -> tuple[Array, Array]:
     """Principal directions of the outputs, and the weight in their coordinates.
 
     Parameters
@@ -63,11 +63,13 @@ def output_basis(weight: Array, gram: Array) -> tuple[Array, Array]:
         The matrix of a linear map.
     gram : ndarray of float64, shape (groups, d_in, d_in)
         Second moment, or scatter, of its input.
+    rank : int, optional
+        How many of the leading directions; all by default.
 
     Returns
     -------
     ndarray of float64, shape (groups, d_in, m)
-        ``W V``, with m = min(d_in, d_out).
+        ``W V``, with m = min(d_in, d_out), or `rank`.
     ndarray of float64, shape (groups, d_out, m)
         V: orthonormal eigenvectors of ``Wᵀ G W``, leading ones first. ``W V Vᵀ = W`` for any G,
         also one that is singular or zero.
@@ -78,13 +80,14 @@ def output_basis(weight: Array, gram: Array) -> tuple[Array, Array]:
     ridge = np.where(trace > 0, trace * (_RIDGE / d), 1.0)
     directions = Spectrum.of(output_gram(small, gram + ridge * np.eye(d)), vectors=True).vectors
     assert directions is not None
+    directions = directions[:, :, :rank]
     return small @ directions, directions if basis is None else basis @ directions
 
 
 def output_pair(weight: Array, gram: Array, rank: int) -> Factors:
     """Return ``A = W V_r, B = V_rᵀ``, the pair of this rank of least error on the rows."""
-    within, basis = output_basis(weight, gram)
-    return Factors((within[:, :, :rank], basis[:, :, :rank].swapaxes(1, 2)))
+    within, basis = output_basis(weight, gram, rank)
+    return Factors((within, basis.swapaxes(1, 2)))
 
 
 def _optimal(weight: Array, moment: SecondMoment, rank: int, ranks: Ranks) -> Factors:
@@ -94,9 +97,9 @@ def _optimal(weight: Array, moment: SecondMoment, rank: int, ranks: Ranks) -> Fa
 
 def _centered(weight: Array, moment: SecondMoment, rank: int, ranks: Ranks) -> Factors:
     """Output PCA of deviations from the mean; the bias makes up for the mean."""
-    pair = output_pair(weight, scatter(moment, centered=True), rank)
-    lost = weight - pair.product
-    return Factors(pair.parts, (moment.mean[:, None, :] @ lost)[:, 0])
+    first, second = output_pair(weight, scatter(moment, centered=True), rank).parts
+    mean = moment.mean[:, None, :]
+    return Factors((first, second), (mean @ weight - mean @ first @ second)[:, 0])
 
 
 def _projection(weight: Array, moment: SecondMoment, rank: int, ranks: Ranks) -> Factors:

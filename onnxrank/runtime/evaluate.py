@@ -70,6 +70,18 @@ def outputs_of(session: ort.InferenceSession, names: Sequence[str], batch: Batch
     return dict(zip(names, values, strict=True))
 
 
+def check_runs(original: Model, candidate: Model, source: DataSource, run: Run) -> None:
+    """Run a candidate on the first batch, to see that it can take the original's place.
+
+    Raises
+    ------
+    ModelError
+        If the models differ in their inputs or outputs, or the candidate cannot be run.
+    """
+    _check_interface(original, candidate)
+    next(run_outputs(candidate, source, run))
+
+
 def compare_outputs(
     original: Model,
     candidate: Model,

@@ -12,6 +12,7 @@ from onnxrank.graph.model import Model, load
 from onnxrank.graph.sites import Selection
 from onnxrank.results import Comparison, Plan, Report
 from onnxrank.runtime.data import DataSource, Preprocess, holdout, open_data
+from onnxrank.runtime.evaluate import check_runs
 from onnxrank.runtime.session import Run
 from onnxrank.stages.analyze import report
 from onnxrank.stages.collect import obtain
@@ -103,8 +104,11 @@ def deliver(
     )
     if dry_run or not plan.split:
         return replace(found, notes=(met.note,) if met.note else ())
-    proto = compress(original, plan, known.moments, met.factors, progress=progress)
-    with staged(original, proto, Path(output)) as path:
+    with staged(  # nothing else may hold the result: its memory goes once it is written
+        original,
+        compress(original, plan, known.moments, met.factors, progress=progress),
+        Path(output),
+    ) as path:
         verify(path, original)
         comparison = _compared(original, load(path), held, how, progress)
     notes = [text for text in (note, met.note) if text]
@@ -133,8 +137,8 @@ def _parted(
 def _compared(
     original: Model, candidate: Model, held: DataSource | None, run: Run, progress: Progress
 ) -> Comparison | None:
-    """Run both models; on one random sample, only to see that they run, without data."""
+    """Run both models; without data the candidate alone, to see that it runs."""
     if held is not None:
         return compare(original, candidate, held, run=run, progress=progress)
-    compare(original, candidate, "random:1", run=run, latency=False)
+    check_runs(original, candidate, open_data("random:1", original.inputs, run), run)
     return None

@@ -10,6 +10,7 @@ from onnxrank.graph.constants import is_move
 from onnxrank.graph.model import Model
 from onnxrank.graph.operators import other
 from onnxrank.graph.operators.base import Context
+from onnxrank.graph.operators.recurrent import RECURRENT
 from onnxrank.graph.probe import OLDEST, reducible
 from onnxrank.graph.scopes import Scope, node_key
 from onnxrank.graph.sites import Selection, Site, Skip, Unit
@@ -85,11 +86,19 @@ def _node_names(model: Model) -> dict[tuple[Scope, str], str]:
     """A unique name a node: its own, or its first output's, with the scope where that repeats."""
     nodes = [(scope, node) for scope, node in model.index.nodes() if node_key(node)]
     named = Counter(node.name for _, node in nodes if node.name)
+    # The second site of a recurrent node is named after it.
+    second = {
+        f"{name}{RECURRENT}"
+        for _, node in nodes
+        if node.op_type in ("LSTM", "GRU", "RNN")
+        for name in (node.name, node_key(node))
+    }
     names: dict[tuple[Scope, str], str] = {}
-    taken = {node.name for _, node in nodes if named[node.name] == 1}
+    free = {name for name, count in named.items() if count == 1 and name not in second}
+    taken = free | second
     for scope, node in nodes:
         key = node_key(node)
-        if named[node.name] == 1:
+        if node.name in free:
             names[scope, key] = node.name
             continue
         wish = key if key not in taken else f"{scope}/{key}"

@@ -83,10 +83,13 @@ def probe(
 
 def reducible(model: Model, view: View) -> bool:
     """Whether the moments of a view can be reduced in the graph."""
+    if model.opsets.get("", 0) < OLDEST:
+        return False
     layout = view.layout
-    ranked = isinstance(layout, Patches) or layout.axes == (-1,)
-    known = ranked or model.shape(view.scope, view.tensor) is not None
-    return known and model.opsets.get("", 0) >= OLDEST
+    if isinstance(layout, Patches) or layout.axes == (-1,):
+        return True
+    rank = len(model.shape(view.scope, view.tensor) or ())
+    return all(-rank <= axis < rank for axis in layout.axes)
 
 
 class _Document:

@@ -18,7 +18,7 @@ from onnxrank.graph.index import named_elsewhere
 from onnxrank.graph.model import Model
 from onnxrank.graph.nodes import Namer, make_tensor
 from onnxrank.graph.operators.base import Job
-from onnxrank.graph.scopes import Scope, walk
+from onnxrank.graph.scopes import Scope, node_key, walk
 from onnxrank.graph.sites import Site
 from onnxrank.graph.weights import to_type
 from onnxrank.linalg.factorize import Factors
@@ -105,9 +105,17 @@ def _document(model: Model, edits: list[Edit]) -> onnx.ModelProto:
     """The original, unless an edit lies in a function: then its calls are inlined."""
     if model.document is model.proto:
         return model.proto
-    made = {(s, o) for s, g in walk(model.proto.graph) for n in g.node for o in n.output}
-    inlined = any((edit.scope, edit.node) not in made for edit in edits)
-    return model.document if inlined else model.proto
+    # A call bears the name of its output, as the last node of what it calls does once inlined.
+    made = {
+        (scope, node_key(node)): (node.domain, node.op_type)
+        for scope, graph in walk(model.proto.graph)
+        for node in graph.node
+    }
+    for edit in edits:
+        node = model.index.producers[edit.scope][edit.node]
+        if made.get((edit.scope, edit.node)) != (node.domain, node.op_type):
+            return model.document
+    return model.proto
 
 
 def _edits(model: Model, site: Site, factors: Factors, store: Store) -> list[Edit]:

@@ -120,6 +120,21 @@ def test_weights_inside():
     assert len(written.graph.initializer) == 2  # equal factors are stored once
 
 
+def test_a_site_at_the_end_of_a_function():
+    """Its output bears the name of the call's, which must not be taken for it."""
+    layer = function(
+        "Layer", "xw", "y", [node("Relu", ["x"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
+    )
+    model = make(
+        [call("Layer", ["x", "w"], ["y"], "one")],
+        {"x": (3, K)},
+        ["y"],
+        {"w": noise(K, K)},
+        functions=[layer],
+    )
+    assert ops(same(model, 1)) == {"Relu": 1, "MatMul": 2}
+
+
 def test_nested_calls_and_attributes():
     inner = function(
         "Product",

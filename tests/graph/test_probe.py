@@ -786,3 +786,12 @@ def test_unknown_ranks():
     sites, skips = find_sites(load(model))
     assert [s.name for s in sites] == ["b"]
     assert [(s.name, s.code) for s in skips] == [("a", "unknown_rank")]
+
+
+def test_declared_ranks_that_do_not_fit():
+    """A shape that lies: nothing to move, so nothing is reduced in the graph."""
+    for shape in ((), (K,)):
+        model = single("Gemm", {"x": shape}, {"w": noise(K, 2)}, ["x", "w"], transA=1)
+        loaded = load(model)
+        views = {s.view: s.d_in for s in find_sites(loaded)[0]}
+        assert list(probe(loaded, list(views), views, reduce=True).names.values()) == ["x"]

@@ -6,6 +6,7 @@ import pytest
 from .build import (
     assert_full,
     codes,
+    const,
     differ,
     found,
     make,
@@ -159,6 +160,19 @@ def test_reasons():
     assert dynamic == {"n": "no_constant_weight", "n/recurrent": "hold:recurrent"}
     assert one({}, inputs={"x": (T, B, D), "w": w.shape, "r": r.shape}) == {
         "n": "no_constant_weight"
+    }
+
+
+def test_names_stay_apart():
+    """A node that is called what the second site of another would be."""
+    model, _ = recurrent("RNN", outputs=("Y",))
+    model.graph.node.append(node("MatMul", ["Y", "m"], ["n/recurrent"], name="n/recurrent"))
+    model.graph.initializer.append(const("m", noise(H, H)))
+    model.graph.output.add(name="n/recurrent")
+    assert codes(model) == {
+        "n": "site",
+        "n/recurrent": "hold:recurrent",
+        "main/n/recurrent": "site",
     }
 
 

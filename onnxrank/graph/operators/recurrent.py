@@ -14,7 +14,7 @@ from onnxrank.graph.operators.base import Context, Job
 from onnxrank.graph.sites import Hold, Orientation, Site, Skip
 from onnxrank.linalg.layout import Axis
 
-_RECURRENT = "/recurrent"
+RECURRENT = "/recurrent"
 
 
 def recognise(context: Context) -> list[Site | Skip]:
@@ -60,7 +60,7 @@ def _recurrent(context: Context) -> Site | Skip | None:
             "recurrent",
             "its states are no output of the node, so they cannot be measured",
             size,
-            suffix=_RECURRENT,
+            suffix=RECURRENT,
         )
     directions, gates, hidden = weight.shape
     axes = (2, 3) if context.attributes.get("layout", 0) else (1, 3)
@@ -72,7 +72,7 @@ def _recurrent(context: Context) -> Site | Skip | None:
         (directions, hidden, gates),
         rows=_rows(context, context.node.input[0]),
         hold=Hold("recurrent", "recurrent weights have no exact factor pair in this operator"),
-        suffix=_RECURRENT,
+        suffix=RECURRENT,
     )
 
 

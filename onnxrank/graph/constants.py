@@ -280,14 +280,19 @@ def _value(model: Model, ref: WeightRef, values: dict[Place, Any]) -> NDArray[An
     """As `evaluate`; `values` are known already. The chain's limit bounds the recursion."""
     if ref.end in values:
         return values[ref.end]  # type: ignore[no-any-return]
-    tensor = _root_tensor(model, ref.scope, ref.name)
-    assert tensor is not None
-    value = to_array(model, tensor)
+    value = to_array(model, root(model, ref))
     for place in zip(ref.scopes, ref.chain, strict=True):
         node = model.index.producers[place[0]][place[1]]
         value = chain.apply(_step(model, place, node, values), value)
     values[ref.end] = value
     return value
+
+
+def root(model: Model, ref: WeightRef) -> onnx.TensorProto:
+    """The tensor that a constant is made from, as the model stores it."""
+    tensor = _root_tensor(model, ref.scope, ref.name)
+    assert tensor is not None
+    return tensor
 
 
 def to_array(model: Model, tensor: onnx.TensorProto) -> NDArray[Any]:
@@ -306,4 +311,4 @@ def to_array(model: Model, tensor: onnx.TensorProto) -> NDArray[Any]:
         raise ModelError(f"cannot be read ({error})", where=where, hint="export it again") from None
 
 
-__all__ = ["NotConstant", "WeightRef", "evaluate", "is_move", "resolve", "to_array"]
+__all__ = ["NotConstant", "WeightRef", "evaluate", "is_move", "resolve", "root", "to_array"]

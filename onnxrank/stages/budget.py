@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from onnxrank.errors import PlanError
@@ -19,10 +18,11 @@ from onnxrank.runtime.batch import Batch, DataSource
 from onnxrank.runtime.data import open_data
 from onnxrank.runtime.replay import Replay
 from onnxrank.runtime.session import Run
+from onnxrank.stages.analyze import rows_a_sample
 from onnxrank.stages.blocks import Block, sharing
+from onnxrank.stages.costs import Costs
 from onnxrank.stages.curves import (
     DENSE,
-    Cost,
     Cut,
     Options,
     UnitCurve,
@@ -31,15 +31,13 @@ from onnxrank.stages.curves import (
     unit_options,
     weighing,
 )
-from onnxrank.stages.forms import FORMS, Form
+from onnxrank.stages.forms import FORMS
 from onnxrank.stages.measure import Measured, unit_folds
 from onnxrank.stages.ranks import kept_reason
 from onnxrank.stages.sensitivity import Probes, probe
 from onnxrank.stages.survey import Progress, silent
 from onnxrank.stages.tasks import refittable
 from onnxrank.stages.work import rows_of_data
-
-KINDS = ("params", "macs", "size")
 
 # Probing may cost this share of running all samples once.
 _COST = 0.8
@@ -102,9 +100,10 @@ class Planner:
             u.name: kept_reason(u, measured.ranks[u.name], allow_unstable) for u in survey.units
         }
         self.free = free_units(measured, allow_unstable)
-        self.rows = rows
+        self.rows = {**rows_a_sample(survey, measured.moments), **rows}
         sites = [site for unit in self.free for site in unit.sites]
         self.replay = Replay(override(self.model, sites), run)
+        self._costs: dict[str, Costs] = {}
         self._known: dict[str, dict[str, Options]] = {}
         self.curves = self._curves(progress)
         self.probes = self._probe(source, progress)
@@ -150,8 +149,11 @@ class Planner:
                 where=self.model.name,
                 hint=f"these layers and data reach {math.ceil(reach * 1000) / 1000:g}",
             )
-        whole = self.whole(budget.kind)
-        allowed = budget.share * whole - (whole - self._dense(budget.kind))
+        costs = self.costs(budget.kind)
+        left = budget.share * costs.whole - self._fixed(budget.kind)
+        if budget.share >= 1:  # then nothing need be written
+            left += costs.reserve
+        allowed = max(left, self._least(budget.kind))  # the reach may be off by rounding
         allocation = allocate({n: o.curve for n, o in found.items()}, allowed)
         cuts: dict[str, Cut] = {}
         for name, index in allocation.choice.items():
@@ -160,33 +162,41 @@ class Planner:
 
     def reach(self, kind: str) -> float:
         """The smallest share of the model that its options reach."""
-        least = sum(float(o.curve.cost.min()) for o in self.options(kind).values())
-        whole = self.whole(kind)
-        return (whole - self._dense(kind) + least) / whole if whole else 1.0
+        whole = self.costs(kind).whole
+        return min((self._fixed(kind) + self._least(kind)) / whole, 1.0) if whole else 1.0
 
-    def _dense(self, kind: str) -> float:
-        """What the units that may be cut cost as they are."""
-        cost = self._cost(kind)
-        return sum(cost(unit, None, 0) for unit in self.free)
+    def _fixed(self, kind: str) -> float:
+        """What the rest of the model costs beside the units that may be cut."""
+        costs = self.costs(kind)
+        return costs.whole + costs.reserve - sum(costs.dense(unit) for unit in self.free)
 
-    def options(self, kind: str) -> dict[str, Options]:
-        """What each unit, or group of units that may share, can become.
+    def _least(self, kind: str) -> float:
+        """What the units that may be cut cost at the least."""
+        return sum(float(o.curve.cost.min()) for o in self.options(kind).values())
+
+    def costs(self, kind: str) -> Costs:
+        """What units cost.
 
         Raises
         ------
         PlanError
             The kind of cost is unknown.
         """
-        if kind not in KINDS:
-            raise PlanError(f"unknown budget '{kind}'", hint=f"one of {', '.join(KINDS)}")
+        if kind not in self._costs:
+            self._costs[kind] = Costs(self.measured.survey, kind, self.rows)
+        return self._costs[kind]
+
+    def options(self, kind: str) -> dict[str, Options]:
+        """What each unit, or group of units that may share, can become."""
         if kind not in self._known:
             self._known[kind] = self._options(kind)
         return self._known[kind]
 
     def _options(self, kind: str) -> dict[str, Options]:
-        cost = self._cost(kind)
+        costs = self.costs(kind)
         found = {
-            n: unit_options(c, self.probes.get(n), self.align, cost) for n, c in self.curves.items()
+            n: unit_options(c, self.probes.get(n), self.align, costs)
+            for n, c in self.curves.items()
         }
         weights = {n: weighing(self.curves[n], p) for n, p in self.probes.items()}
         for group in sharing([unit for unit in self.free if unit.name in self.probes]):
@@ -194,20 +204,8 @@ class Planner:
             alone = {name: found.pop(name) for name in names}
             curves = [self.curves[name] for name in names]
             moments = self.measured.moments
-            found[names[0]] = shared_options(self.model, moments, curves, alone, weights, cost)
+            found[names[0]] = shared_options(self.model, moments, curves, alone, weights, costs)
         return found
-
-    def _cost(self, kind: str) -> Cost:
-        return coster(kind, self.rows)
-
-    def whole(self, kind: str) -> float:
-        """What the whole model costs."""
-        info = self.measured.survey.info(self.rows)
-        if kind == "macs":
-            if info.macs is None:
-                raise PlanError("the multiply-accumulates of this model are not known")
-            return float(info.macs)
-        return float(info.parameters)
 
     def plan(self, budget: Budget) -> Plan:
         """The plan of least predicted error within a budget."""
@@ -298,21 +296,6 @@ def plan_budget(
     return planner.plan(budget)
 
 
-def coster(kind: str, rows: Mapping[str, float]) -> Cost:
-    """Cost of a unit in a form at a rank, in terms of a budget's kind."""
-
-    def parameters(unit: Unit, form: Form | None, rank: int) -> float:
-        site = unit.sites[0]
-        return float(site.parameters if form is None else form.parameters(site, rank))
-
-    def macs(unit: Unit, form: Form | None, rank: int) -> float:
-        site = unit.sites[0]
-        each = site.parameters if form is None else form.macs(site, rank)
-        return each * sum(rows.get(site.name, 0.0) for site in unit.sites)
-
-    return macs if kind == "macs" else parameters
-
-
 def _parameters(unit: Unit, cut: Cut) -> int:
     """What a unit keeps; a shared first factor counts with the first that has it."""
     site = unit.sites[0]
@@ -323,17 +306,14 @@ def _parameters(unit: Unit, cut: Cut) -> int:
     return first + cut.rank * site.d_out
 
 
-def _of_fold(source: DataSource, fold: int, samples: int) -> Sequence[Batch]:
-    """Batches of one fold until there are so many samples; of any fold if it has none."""
-
-    def until(batches: list[Batch]) -> list[Batch]:
-        count = 0
-        for number, batch in enumerate(batches):
-            count += batch.size
-            if count >= samples:
-                return batches[: number + 1]
-        return batches
-
-    most = 2 * samples  # batches alternate between the folds
-    taken = list(islice(source.batches(), most))
-    return until([b for b in taken if b.fold == fold] or taken)
+def _of_fold(source: DataSource, fold: int, samples: int) -> list[Batch]:
+    """Batches of one fold until there are so many samples; of the other if it has none."""
+    found: dict[int, list[Batch]] = {0: [], 1: []}
+    count = {0: 0, 1: 0}
+    for batch in source.batches():
+        if count[batch.fold] < samples:
+            found[batch.fold].append(batch)
+            count[batch.fold] += batch.size
+        if count[fold] >= samples:
+            break
+    return found[fold] or found[1 - fold]

@@ -17,12 +17,10 @@ from onnxrank.linalg.gram import Array, SecondMoment
 from onnxrank.linalg.sensitivity import predicted
 from onnxrank.moments import Moments
 from onnxrank.stages.blocks import Block
-from onnxrank.stages.forms import FORMS, Form
+from onnxrank.stages.costs import Costs
+from onnxrank.stages.forms import FORMS
 from onnxrank.stages.measure import unit_folds
 from onnxrank.stages.sensitivity import Probes
-
-# Cost of a form at a rank, and of the dense weight (form None), in the unit of the budget.
-Cost = Callable[[Unit, "Form | None", int], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +112,11 @@ class Options:
     curve: Curve
 
 
-def unit_options(curve: UnitCurve, probes: Probes | None, align: int, cost: Cost) -> Options:
+def unit_options(curve: UnitCurve, probes: Probes | None, align: int, costs: Costs) -> Options:
     """What a unit can become alone; only dense without probes."""
     unit, site = curve.unit, curve.unit.sites[0]
     cuts: list[Mapping[str, Cut]] = [{unit.name: DENSE}]
-    errors, costs = [0.0], [cost(unit, None, 0)]
+    errors, prices = [0.0], [costs.dense(unit)]
     for name, tail in curve.tails.items() if probes is not None else ():
         assert probes is not None
         form = FORMS[name]
@@ -128,8 +126,8 @@ def unit_options(curve: UnitCurve, probes: Probes | None, align: int, cost: Cost
             if math.isfinite(expected[rank]) and form.parameters(site, rank) < site.parameters:
                 cuts.append({unit.name: Cut(name, rank)})
                 errors.append(float(expected[rank]))
-                costs.append(cost(unit, form, rank))
-    return Options(cuts, Curve(np.array(errors), np.array(costs)))
+                prices.append(costs.cut(unit, form, rank))
+    return Options(cuts, Curve(np.array(errors), np.array(prices)))
 
 
 def points(curve: UnitCurve, probes: Probes) -> list[tuple[float, float]]:
@@ -149,7 +147,7 @@ def shared_options(
     curves: Sequence[UnitCurve],
     alone: Mapping[str, Options],
     weights: Mapping[str, float],
-    cost: Cost,
+    costs: Costs,
 ) -> Options:
     """What units that read one input can become: each alone, or with a common first factor.
 
@@ -158,11 +156,11 @@ def shared_options(
     """
     choices = path({name: options.curve for name, options in alone.items()})
     cuts: list[Mapping[str, Cut]] = []
-    errors, costs = [], []
+    errors, prices = [], []
     for choice in choices:
         cuts.append({n: alone[n].cuts[k][n] for n, k in choice.items()})
         errors.append(sum(float(alone[n].curve.error[k]) for n, k in choice.items()))
-        costs.append(sum(float(alone[n].curve.cost[k]) for n, k in choice.items()))
+        prices.append(sum(float(alone[n].curve.cost[k]) for n, k in choice.items()))
     block = shared_block([curve.unit for curve in curves], weights)
     tail = _cross(
         lambda a, b: cross_tails(block.weight(model), a, b, True),
@@ -171,15 +169,13 @@ def shared_options(
     wide = sum(unit.sites[0].d_out for unit in block.units)
     dense = sum(unit.sites[0].parameters for unit in block.units)
     names = tuple(unit.name for unit in block.units)
-    price = sum(cost(unit, None, 0) for unit in block.units) / dense
     for rank in range(1, len(tail)):
-        size = rank * (block.site.d_in + wide)
-        if size < dense:
+        if rank * (block.site.d_in + wide) < dense:
             scales = zip(block.units, block.scales, strict=True)
             cuts.append({unit.name: Cut("shared", rank, names, scale) for unit, scale in scales})
             errors.append(float(tail[rank]))
-            costs.append(price * size)
-    return Options(cuts, Curve(np.array(errors), np.array(costs)))
+            prices.append(costs.shared(block.units, rank))
+    return Options(cuts, Curve(np.array(errors), np.array(prices)))
 
 
 def shared_block(units: Sequence[Unit], weights: Mapping[str, float]) -> Block:

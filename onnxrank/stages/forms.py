@@ -30,7 +30,8 @@ class Form:
     parameters : callable
         Of a site at a rank.
     macs : callable
-        Multiply-accumulates of a site at a rank, for one row of its output.
+        Multiply-accumulates of a site at a rank for one row of its output, given the positions
+        that a convolution reads for each that it makes.
     cut : callable
         Of a site: the function that gives factors of a weight in the metric of a second moment.
     tails : callable
@@ -39,13 +40,17 @@ class Form:
 
     full: Callable[[Site], int]
     parameters: Callable[[Site, int], int]
-    macs: Callable[[Site, int], float]
+    macs: Callable[[Site, int, float], float]
     cut: Callable[[Site], Cut]
     tails: Callable[[Site, Array, SecondMoment, SecondMoment], Array]
 
 
 def _pair_parameters(site: Site, rank: int) -> int:
     return site.groups * rank * (site.d_in + site.d_out)
+
+
+def _pair_macs(site: Site, rank: int, read: float) -> float:
+    return _pair_parameters(site, rank)
 
 
 def _pair_tails(site: Site, weight: Array, fit: SecondMoment, judge: SecondMoment) -> Array:
@@ -71,12 +76,9 @@ def _channel_parameters(site: Site, rank: int) -> int:
     return rank * (_channels(site) + positions(site) * site.d_out)
 
 
-def _channel_macs(site: Site, rank: int) -> float:
-    """The 1x1 runs at every input position: strides leave fewer outputs."""
-    layout = site.view.layout
-    assert isinstance(layout, Patches)
-    inputs = prod(layout.strides)
-    return rank * (inputs * _channels(site) + positions(site) * site.d_out)
+def _channel_macs(site: Site, rank: int, read: float) -> float:
+    """The 1x1 runs at every position that is read: strides leave fewer outputs."""
+    return rank * (read * _channels(site) + positions(site) * site.d_out)
 
 
 def _channel_cut(site: Site) -> Cut:
@@ -107,7 +109,7 @@ FORMS: dict[str, Form] = {
     "pair": Form(
         full=lambda site: site.full_rank,
         parameters=_pair_parameters,
-        macs=_pair_parameters,
+        macs=_pair_macs,
         cut=lambda site: output_pair,
         tails=_pair_tails,
     ),

@@ -9,7 +9,8 @@ from onnxrank.errors import PlanError
 from onnxrank.graph.cost import pays
 from onnxrank.graph.sites import Unit
 from onnxrank.results import Plan, PlanEntry
-from onnxrank.stages.budget import Budget, coster
+from onnxrank.stages.budget import Budget
+from onnxrank.stages.costs import Costs
 from onnxrank.stages.forms import FORMS
 from onnxrank.stages.measure import Measured
 from onnxrank.stages.ranks import kept_reason
@@ -56,21 +57,17 @@ def uniform(
     for unit in survey.units:
         if kept[unit.name] is None and unit.sites[0].parameters < _SMALL * _size(survey):
             kept[unit.name] = "too small to matter, and the outputs may hang on it"
-    cost = coster(budget.kind, rows)
-    info = survey.info(rows)
-    whole = info.macs if budget.kind == "macs" else info.parameters
-    if whole is None:
-        raise PlanError("the multiply-accumulates of this model are not known", hint="give data")
+    costs = Costs(survey, budget.kind, rows)
 
     def entries(share: float) -> list[PlanEntry]:
         return [_uniform(u, measured, kept[u.name], share, align) for u in survey.units]
 
     def total(share: float) -> float:
-        change = 0.0
+        found = costs.whole
         for unit, entry in zip(survey.units, entries(share), strict=True):
             if entry.rank is not None:
-                change += cost(unit, FORMS["pair"], entry.rank) - cost(unit, None, 0)
-        return (whole + change) / whole
+                found += costs.cut(unit, FORMS["pair"], entry.rank) - costs.dense(unit)
+        return (found + (costs.reserve if found < costs.whole else 0.0)) / costs.whole
 
     if total(0.0) > budget.share:
         raise PlanError(

@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxrank.errors import ModelError, OnnxRankError
-from onnxrank.graph.find import find_sites
+from onnxrank.graph.find import find_sites, find_units
 from onnxrank.graph.model import load
+from onnxrank.graph.rewrite import rewrite
 
 from . import fuzz
 from .build import codes, const, info, make, node, noise, single
@@ -389,6 +390,7 @@ def test_names_of_control_characters():
     assert "'a\\nb\\x1b[31m'" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_many_identities_on_a_weight():
     nodes = [node("Identity", [f"w{k}" if k else "w"], [f"w{k + 1}"]) for k in range(100_000)]
     reads = [node("MatMul", ["x", f"w{k}"], [f"y{k}"]) for k in (1, 50, 5000, 100_000)]
@@ -404,6 +406,7 @@ def test_many_identities_on_a_weight():
     }
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_nodes_in_a_row():
     nodes = [node("Relu", [f"h{k}"], [f"h{k + 1}"]) for k in range(100_000)]
     model = make(
@@ -533,3 +536,28 @@ def test_damaged_at_random(tmp_path):
         except Exception as error:
             raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
     assert ended == {"refused", "sites", "no sites"}
+
+
+def test_time_grows_with_the_number_of_nodes():
+    """Finding sites among four times the nodes takes some four times as long, not sixteen."""
+
+    def took(count):
+        nodes, constants = [], {"w0": noise(K, K), "w1": noise(K, K)}
+        for k in range(count):
+            nodes += [
+                node("Identity", [f"w{k % 2}"], [f"i{k}"]),
+                node("MatMul", [f"h{k}", f"i{k}"], [f"m{k}"]),
+                node("Add", [f"m{k}", f"h{k}"], [f"h{k + 1}"]),
+            ]
+        model = make(nodes, {"h0": (3, K)}, [f"h{count}"], constants)
+        began = time.process_time()
+        loaded = load(model)
+        sites, _ = find_sites(loaded)
+        units = find_units(loaded, sites)
+        written = rewrite(loaded, [(s, fuzz.corpus.factors(loaded, s)) for s in sites[:200]])
+        assert len(sites) == count and len(units) == 2 and len(written.graph.node) > count
+        return time.process_time() - began
+
+    took(100)
+    small, large = min(took(800) for _ in range(3)), min(took(3200) for _ in range(3))
+    assert large < 12 * small

@@ -13,12 +13,17 @@ from onnxrank.stages.compensate import site_feeds
 from onnxrank.stages.judge import Judge, Loss
 from onnxrank.stages.survey import Progress, silent
 
-# Bisections of the kept share; the last ones move by less than a hundredth.
-_STEPS = 6
+# Bisections of the kept share, and the least step.
+_STEPS, _NEAR = 6, 0.01
 
 # What is kept, and what plans predict, in the words of a report.
 _SIZES = {"params": "parameters", "macs": "multiply-accumulates", "size": "bytes"}
 _PREDICTED = "relative error"
+_LOST = {
+    "accuracy": "accuracy lost",
+    "agreement": "samples that change class",
+    "error": _PREDICTED,
+}
 
 # Factors of every unit that a plan cuts, by unit name.
 Fit = Callable[[Plan], dict[str, Factors]]
@@ -60,7 +65,7 @@ def search(
     kind: str = "params",
     progress: Progress = silent,
 ) -> Found:
-    """Bisect the share of the model that is kept.
+    """Bisect the share of the model that is kept; where the result does not hold, keep more.
 
     Parameters
     ----------
@@ -78,23 +83,32 @@ def search(
     progress : callable
         Called with (done, total, what).
     """
-    low, high = planner.reach(kind), 1.0
     looked: list[Candidate] = []
-    for step in range(_STEPS):
-        if high - low < 0.01:
-            break
-        share = (low + high) / 2
-        progress(step, _STEPS, f"searching, at {share:.0%} of the {kind}")
+
+    def look(share: float) -> bool:
+        """Try a share; whether it holds on the samples that are searched with."""
+        progress(len(looked), max(_STEPS, len(looked) + 1), "searching")
         plan = planner.plan(Budget(kind, share))
         factors = fit(plan)
-        candidate = Candidate(share, plan, factors, _loss(planner, searched, factors))
-        looked.append(candidate)
-        if candidate.loss.value <= tolerance(candidate.loss):
-            high = share
-        else:
-            low = share
-    progress(_STEPS, _STEPS, "searching")
+        loss = _loss(planner, searched, factors)
+        looked.append(Candidate(share, plan, factors, loss))
+        progress(1, 1, f"{share:.1%} of the {kind}: {loss.value:.2%} {_LOST[loss.kind]}")
+        return loss.value <= tolerance(loss)
+
+    low, high = planner.reach(kind), 1.0
+    for _ in range(_STEPS):
+        if high - low < _NEAR:
+            break
+        share = (low + high) / 2
+        low, high = (low, share) if look(share) else (share, high)
     chosen = _decide(planner, looked, deciding, tolerance)
+    # The bisection ends at the edge, where the other samples may refuse all that it looked at.
+    low = max((candidate.share for candidate in looked), default=1.0)
+    while chosen is None and 1.0 - low >= _NEAR:
+        low = (low + 1.0) / 2
+        if look(low):
+            chosen = _decide(planner, looked[-1:], deciding, tolerance)
+    progress(len(looked), len(looked), "searching")
     return Found(chosen, _frontier(looked, chosen, kind, tolerance))
 
 
@@ -134,7 +148,6 @@ def _frontier(
     )
     limit = tolerance(looked[0].loss) if looked else None
     what = looked[0].loss.kind if looked else "error"
-    names = {"accuracy": "accuracy lost", "agreement": "samples that change class"}
-    error = names.get(what, _PREDICTED)
+    error = _LOST[what]
     other = _PREDICTED if error != _PREDICTED else ""
     return Frontier(f"share of the {_SIZES.get(kind, kind)}", error, points, limit, other)

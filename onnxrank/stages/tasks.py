@@ -65,7 +65,8 @@ def _task(
     found = [units[member.name] for member in members]
     scales = tuple(member.scale for member in members)
     views = {unit.sites[0].view for unit in found}
-    if len(views) > 1 or len(found) < len(shares) or not all(0 < s < math.inf for s in scales):
+    complete = len(set(shares)) == len(found) == len(shares)
+    if len(views) > 1 or not complete or not all(0 < scale < math.inf for scale in scales):
         raise _wrong(model, f"unit '{entry.name}' shares a factor with one of another input")
     block = Block(tuple(found), scales)
     cut, full = _cut(model, block, entry)

@@ -90,7 +90,7 @@ def mlp(bias: bool = True, depth: int = 4, decay: float = 0.3, seed: int = 0) ->
 
 
 def encoder(blocks: int = 2) -> onnx.ModelProto:
-    """Blocks of a transformer, norms first, without heads; the first token is classified."""
+    """Blocks of a transformer, norms first, without heads; the mean is classified."""
     layers, x = Layers(1, 0.2), "x"
     for k in range(blocks):
         a = layers.norm(x, D)
@@ -101,9 +101,8 @@ def encoder(blocks: int = 2) -> onnx.ModelProto:
         x = layers.add("Add", [mixed, x])
         hidden = layers.add("Relu", [layers.linear(layers.norm(x, D), f"b{k}.up", D, 2 * D)])
         x = layers.add("Add", [x, layers.linear(hidden, f"b{k}.down", 2 * D, D)])
-    layers.constants["first"] = np.array(0)
-    token = layers.add("Gather", [layers.norm(x, D), "first"], axis=1)
-    return layers.model(["n", TOKENS, D], layers.gemm(token, "head", D, CLASSES), ["n", CLASSES])
+    mean = layers.add("ReduceMean", [layers.norm(x, D)], axes=[1], keepdims=0)
+    return layers.model(["n", TOKENS, D], layers.gemm(mean, "head", D, CLASSES), ["n", CLASSES])
 
 
 def convnet(bias: bool = True) -> onnx.ModelProto:

@@ -62,6 +62,12 @@ def one_thread(threads: int) -> dict[str, str]:
     }
 
 
+def limit(threads: int) -> None:
+    """Let this process's linear algebra take so many threads; before numpy is imported."""
+    assert "numpy" not in sys.modules
+    os.environ.update(one_thread(threads))
+
+
 def run(command: Sequence[str], threads: int, allowed: Iterable[int] = (0,)) -> Usage:
     """Run a command; the last line it prints, if it is JSON, is its value."""
     import time

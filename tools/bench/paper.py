@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--classes", help="use samples of these classes only: 0,1,2")
     parser.add_argument("--energies", default=ENERGIES)
     options = parser.parse_args()
+    common.limit(options.threads)
     rows, said = study(options, [float(e) for e in options.energies.split(",")])
     head = ["energy", "MLU", "parameters kept", "relative error", "cosine", "agreement",
             "accuracy change"]  # fmt: skip

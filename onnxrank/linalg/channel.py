@@ -6,6 +6,8 @@ fitted anew to what is left: ``W' = (U ⊗ I) B``, columns of a patch being chan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxrank.linalg.factorize import Factors
@@ -66,6 +68,46 @@ def channel_pair(weight: Array, gram: Array, rank: int, positions: int) -> Facto
     inner = spread(half.T, used, positions)
     kernel = np.linalg.solve(ridged(inner[None], _RIDGE)[0], half.T @ weight)
     return Factors((used[None], kernel[None]))
+
+
+def channel_errors(
+    weight: Array, fit: Array, judge: Array, ranks: Sequence[int], positions: int
+) -> Array:
+    """Squared errors of the pairs of several ranks, fitted to one metric, in another.
+
+    In coordinates of the directions a pair keeps the leading rows, so that everything but the
+    kernel is computed once for all ranks.
+
+    Parameters
+    ----------
+    weight : ndarray of float64, shape (channels * positions, d_out)
+        The matrix of a convolution.
+    fit, judge : ndarray of float64, shape (channels * positions, channels * positions)
+        Second moments, or scatters, of its patches.
+    ranks : sequence of int
+        From 1 to the number of channels.
+    positions : int
+        Entries of the kernel.
+
+    Returns
+    -------
+    ndarray of float64, shape (len(ranks),)
+        Not negative.
+    """
+    channels = len(weight) // positions
+    used, _ = np.linalg.qr(channel_directions(weight, fit, positions))
+    turned = (used.T @ weight.reshape(channels, -1)).reshape(weight.shape)
+    fit, judge = (spread(spread(g, used, positions).T, used, positions) for g in (fit, judge))
+    pulled, wanted = fit @ turned, judge @ turned
+    whole = float(np.sum(turned * wanted))
+    errors = np.zeros(len(ranks))
+    for place, rank in enumerate(ranks):
+        if rank < channels:
+            kept = slice(rank * positions)
+            kernel = np.linalg.solve(ridged(fit[None, kept, kept], _RIDGE)[0], pulled[kept])
+            gain = 2 * wanted[kept] - judge[kept, kept] @ kernel
+            errors[place] = max(whole - float(np.sum(kernel * gain)), 0.0)
+    return errors
 
 
 def spread(matrix: Array, used: Array, positions: int) -> Array:

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from onnxrank.graph.sites import Site
-from onnxrank.linalg.channel import channel_pair
+from onnxrank.linalg.channel import channel_errors, channel_pair
 from onnxrank.linalg.drift import Cut
 from onnxrank.linalg.factorize import cross_tails, output_pair
 from onnxrank.linalg.gram import Array, SecondMoment
@@ -92,14 +92,12 @@ def _channel_tails(site: Site, weight: Array, fit: SecondMoment, judge: SecondMo
     """On a grid of ranks, interpolated in the logarithm."""
     full = _channels(site)
     grid = np.unique(np.geomspace(1, full, min(_GRID, full)).round().astype(int))
-    gram, metric = fit.about(fit.mean), judge.about(fit.mean)
-    cut = _channel_cut(site)
-    whole = float(np.sum(weight * (metric @ weight)))
-    errors = []
-    for rank in grid:
-        lost = weight - cut(weight, gram, int(rank)).product
-        errors.append(max(float(np.sum(lost * (metric @ lost))), whole * 1e-15, 1e-300))
-    known = np.log(np.minimum.accumulate(errors))
+    metric = judge.about(fit.mean)[0]
+    whole = float(np.sum(weight[0] * (metric @ weight[0])))
+    errors = channel_errors(
+        weight[0], fit.about(fit.mean)[0], metric, grid.tolist(), positions(site)
+    )
+    known = np.log(np.minimum.accumulate(errors.clip(min=max(whole * 1e-15, 1e-300))))
     inner = np.exp(np.interp(np.arange(1, full + 1), grid, known))
     inner[-1] = 0.0
     return np.concatenate([[max(whole, float(inner[0]))], inner])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxrank.linalg.channel import channel_directions, channel_pair, spread
+from onnxrank.linalg.channel import channel_directions, channel_errors, channel_pair, spread
 from onnxrank.linalg.factorize import layer_error
 from onnxrank.linalg.layout import Patches, rows
 
@@ -98,6 +98,25 @@ def test_it_is_a_1x1_and_then_the_kernel(case, rank):
     got = rows(narrowed, layout)[0] @ second
     expected = rows(image, layout)[0] @ pair.product[0]
     np.testing.assert_allclose(got, expected, atol=1e-9 * (1 + np.abs(expected).max()))
+
+
+@QUICK
+@given(convolutions(), st.integers(0, 99))
+def test_errors_of_many_ranks_at_once(case, seed):
+    """Fitted to one image's patches, on another's."""
+    weight, image, layout, positions = case
+    other = np.random.default_rng(seed).standard_normal(image.shape)
+    fit, judge = (second_moment(one, layout) for one in (image, other))
+    ranks = list(range(1, image.shape[1] + 1))
+    got = channel_errors(weight, fit.gram[0], judge.gram[0], ranks, positions)
+    expected = [
+        layer_error(weight[None], channel_pair(weight, fit.gram[0], rank, positions), judge)
+        for rank in ranks
+    ]
+    scale = 1 + np.sum(weight * (judge.gram[0] @ weight))
+    if np.linalg.cond(fit.gram[0] + np.eye(len(weight))) < 1e6 and image[:, -1].any():
+        np.testing.assert_allclose(got, expected, atol=1e-6 * scale)
+    assert (got >= 0).all() and got[-1] == 0
 
 
 def test_channels_that_nobody_needs_are_dropped_first():

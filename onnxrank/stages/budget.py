@@ -14,7 +14,7 @@ from onnxrank.linalg.allocate import Allocation, allocate
 from onnxrank.linalg.factorize import Factors, factorize
 from onnxrank.linalg.sensitivity import probe_ranks
 from onnxrank.results import REFIT, Plan, PlanEntry
-from onnxrank.runtime.batch import Batch, DataSource
+from onnxrank.runtime.batch import DataSource
 from onnxrank.runtime.data import open_data
 from onnxrank.runtime.replay import Replay
 from onnxrank.runtime.session import Run
@@ -31,6 +31,7 @@ from onnxrank.stages.curves import (
     unit_options,
     weighing,
 )
+from onnxrank.stages.draw import sample
 from onnxrank.stages.forms import FORMS
 from onnxrank.stages.measure import Measured, unit_folds
 from onnxrank.stages.ranks import kept_reason
@@ -123,7 +124,7 @@ class Planner:
         # Half of the model runs for a probe, on average.
         steps = sum(map(len, ranks.values()))
         count = int(2 * _COST * (source.samples or 0) / steps)
-        batches = _of_fold(source, 1, min(max(count, _LEAST), _MOST))
+        batches = sample(self.model, source, 1, min(max(count, _LEAST), _MOST))
         return probe(self.replay, units, ranks, self._half, batches, progress=progress)
 
     def _half(self, unit: Unit, rank: int) -> Factors:
@@ -304,16 +305,3 @@ def _parameters(unit: Unit, cut: Cut) -> int:
         return FORMS[cut.form].parameters(site, cut.rank)
     first = site.d_in * cut.rank if cut.shares[0] == unit.name else 0
     return first + cut.rank * site.d_out
-
-
-def _of_fold(source: DataSource, fold: int, samples: int) -> list[Batch]:
-    """Batches of one fold until there are so many samples; of the other if it has none."""
-    found: dict[int, list[Batch]] = {0: [], 1: []}
-    count = {0: 0, 1: 0}
-    for batch in source.batches():
-        if count[batch.fold] < samples:
-            found[batch.fold].append(batch)
-            count[batch.fold] += batch.size
-        if count[fold] >= samples:
-            break
-    return found[fold] or found[1 - fold]

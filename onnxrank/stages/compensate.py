@@ -19,15 +19,18 @@ from onnxrank.linalg.drift import Cut, Drift, compensated
 from onnxrank.linalg.factorize import Factors
 from onnxrank.linalg.gram import CrossMoment, SecondMoment
 from onnxrank.linalg.layout import Layout, Patches, row_shape, rows, width
-from onnxrank.runtime.batch import Batch
+from onnxrank.runtime.batch import Batch, DataSource
 from onnxrank.runtime.mask import rows_kept
-from onnxrank.runtime.replay import Replay, Values
+from onnxrank.runtime.replay import Replay, Values, size
 from onnxrank.runtime.session import Run
 from onnxrank.stages.blocks import Block
+from onnxrank.stages.draw import evenly
 from onnxrank.stages.survey import Progress, silent
 
 # Rows a dimension beyond which a fit gains nothing.
 _ENOUGH = 64
+# Bytes that may be kept alive between two layers.
+_HOLD = 1 << 32
 # What patches may take as rows at once, in bytes.
 _PIECE = 1 << 27
 
@@ -144,6 +147,23 @@ def compensate(
             _advance(replay, k, one, feeds)
     progress(len(replay) - 1, len(replay) - 1, "compensating")
     return factors
+
+
+def affordable(replay: Replay, source: DataSource, run: Run) -> list[Batch]:
+    """The batches that can be kept alive in both networks, as many of each fold at most.
+
+    ``run.memory`` bounds them, or 4 GiB.
+    """
+    first = next(iter(source.batches()), None)
+    if first is None:
+        return []
+    values = replay.start(first.feeds)
+    each = size([values])
+    for k in range(1, len(replay)):
+        values = replay.advance(k, values)
+        each = max(each, size([values]))
+    most = (run.memory or _HOLD) // (2 * each + size([first.feeds]) + 1)
+    return evenly(source.batches(), max(int(most // 2), 1))
 
 
 def _start(replay: Replay, batches: Sequence[Batch]) -> Iterable[tuple[Batch, Values]]:

@@ -19,7 +19,7 @@ from onnxrank.results import Plan
 from onnxrank.runtime.data import open_data
 from onnxrank.runtime.replay import Replay
 from onnxrank.runtime.session import Run
-from onnxrank.stages.compensate import Task, compensate
+from onnxrank.stages.compensate import Task, affordable, compensate
 from onnxrank.stages.measure import check_model
 from onnxrank.stages.survey import Progress, Source, silent, survey
 from onnxrank.stages.tasks import refits, tasks
@@ -87,7 +87,7 @@ def _compensated(
 ) -> dict[str, Factors]:
     sites = [site for task in chosen for unit in task.block.units for site in unit.sites]
     replay = Replay(override(model, sites), run)
-    batches = list(open_data(data, model.inputs, run).batches())
+    batches = affordable(replay, open_data(data, model.inputs, run), run)
     return compensate(model, replay, chosen, batches, run, progress=progress)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxrank.errors import PlanError
@@ -10,12 +10,12 @@ from onnxrank.graph.override import override
 from onnxrank.graph.sites import Unit
 from onnxrank.linalg.factorize import FORMS, Factors
 from onnxrank.results import Frontier, Plan
-from onnxrank.runtime.batch import DataSource
+from onnxrank.runtime.batch import Batch, DataSource
 from onnxrank.runtime.data import holdout
 from onnxrank.runtime.replay import Replay
 from onnxrank.runtime.session import Run
 from onnxrank.stages.budget import Budget, Planner, free_units
-from onnxrank.stages.compensate import compensate
+from onnxrank.stages.compensate import affordable, compensate
 from onnxrank.stages.judge import Judge, Loss
 from onnxrank.stages.measure import Measured
 from onnxrank.stages.plan import decide
@@ -213,7 +213,8 @@ def _known(
     cut = {entry.name for entry in plan.units if entry.form is not None}
     chosen = [u for u in measured.survey.units if u in free or u.name in cut]
     replay = Replay(override(model, [site for unit in chosen for site in unit.sites]), run)
-    return _met(plan, _compensated(replay, measured, plan, source, run, progress))
+    batches = affordable(replay, source, run)
+    return _met(plan, _compensated(replay, measured, plan, batches, run, progress))
 
 
 # Samples that candidates are compared on, and samples that decide among them.
@@ -252,9 +253,10 @@ def _searched(
         source, trial = part_trial(source, None)
     labelled = goal.max_drop is not None
     searched, deciding = (Judge(planner.replay, s.batches(), labelled=labelled) for s in trial)
+    batches = affordable(planner.replay, source, run) if manner.compensate else []
     found = search(
         planner,
-        lambda plan: fit(planner, manner, plan, source, run, lambda *_: None),
+        lambda plan: _fit(planner, manner, plan, batches, run, lambda *_: None),
         searched,
         deciding,
         goal.tolerance,
@@ -280,9 +282,21 @@ def fit(
     progress: Progress,
 ) -> dict[str, Factors]:
     """Factors of a plan by unit name, compensated if that is wanted."""
+    batches = affordable(planner.replay, source, run) if manner.compensate else []
+    return _fit(planner, manner, plan, batches, run, progress)
+
+
+def _fit(
+    planner: Planner,
+    manner: Manner,
+    plan: Plan,
+    batches: Sequence[Batch],
+    run: Run,
+    progress: Progress,
+) -> dict[str, Factors]:
     measured = planner.measured
     if manner.compensate:
-        return _compensated(planner.replay, measured, plan, source, run, progress)
+        return _compensated(planner.replay, measured, plan, batches, run, progress)
     chosen = tasks(planner.model, _units(measured), plan, measured.moments)
     return {n: f for task in chosen for n, f in task.block.split(task.plain).items()}
 
@@ -295,10 +309,10 @@ def _compensated(
     replay: Replay,
     measured: Measured,
     plan: Plan,
-    source: DataSource,
+    batches: Sequence[Batch],
     run: Run,
     progress: Progress,
 ) -> dict[str, Factors]:
     model, units = measured.survey.model, _units(measured)
     chosen = [*tasks(model, units, plan, measured.moments), *refits(model, units, plan)]
-    return compensate(model, replay, chosen, list(source.batches()), run, progress=progress)
+    return compensate(model, replay, chosen, batches, run, progress=progress)

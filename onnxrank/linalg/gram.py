@@ -16,7 +16,7 @@ Floats = NDArray[np.floating[Any]]
 # it, few enough that float32 sums within it lose less than 1e-6.
 BLOCK = 2048
 # Fewer rows than this wait for others: their product would cost more in calls than in arithmetic.
-_FEW = 512
+_FEW = 1024
 
 # Largest squares of a block outside this range are computed again in float64.
 _FLOAT32_SAFE = (1e-20, 1e36)

@@ -152,13 +152,9 @@ def rows(x: NDArray[Any], layout: Layout, keep: Keep = None) -> Floats:
     """
     x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
     grid, d = row_shape(x.shape, layout), width(x.shape, layout)
-    view = _axis_view(x, layout) if isinstance(layout, Axis) else _patch_view(x, layout)
     if keep is not None:
-        if not grid:  # one row, and no axis to index
-            view, grid = view[:, None], (1,)
-        index: tuple[Any, ...] = (slice(None), *_positions(keep, grid))
-        picked: Floats = view[index]
-        return picked.reshape(layout.groups, picked.shape[1], d)
+        return _kept(x, layout, _numbers(keep, prod(grid)), grid, d)
+    view = _axis_view(x, layout) if isinstance(layout, Axis) else _patch_view(x, layout)
     if isinstance(layout, Axis):
         return view.reshape(layout.groups, prod(grid), d)
     # Copied with the positions innermost: neighbours there are neighbours in memory, too.
@@ -204,10 +200,48 @@ def _patch_view(x: Floats, layout: Patches) -> Floats:
     )
 
 
-def _positions(keep: NDArray[Any], grid: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
-    """Where the rows kept lie along every axis of the grid."""
-    if keep.dtype == np.bool_:
-        if keep.size != prod(grid):
-            raise ValueError(f"a mask of {keep.size} entries for {prod(grid)} rows")
-        keep = np.flatnonzero(keep)
-    return np.unravel_index(keep, grid)
+def _numbers(keep: NDArray[Any], n: int) -> NDArray[Any]:
+    """Indices of the rows that are wanted."""
+    if keep.dtype != np.bool_:
+        return keep
+    if keep.size != n:
+        raise ValueError(f"a mask of {keep.size} entries for {n} rows")
+    return np.flatnonzero(keep)
+
+
+def _kept(x: Floats, layout: Layout, keep: NDArray[Any], grid: tuple[int, ...], d: int) -> Floats:
+    """Some rows, each gathered alone."""
+    if isinstance(layout, Patches):
+        if 2 * keep.size * layout.groups * d < x.size:
+            return _few_patches(x, layout, keep, grid)
+        view = _patch_view(x, layout)
+    elif layout.columns(x.ndim) == tuple(range(len(grid), x.ndim)) and x.flags.c_contiguous:
+        flat = x.reshape(prod(grid), layout.groups, d)
+        return np.swapaxes(flat[keep], 0, 1)
+    else:
+        view = _axis_view(x, layout)
+    if not grid:  # one row, and no axis to index
+        view, grid = view[:, None], (1,)
+    index: tuple[Any, ...] = (slice(None), *np.unravel_index(keep, grid))
+    picked: Floats = view[index]
+    return picked.reshape(layout.groups, picked.shape[1], d)
+
+
+def _few_patches(x: Floats, layout: Patches, keep: NDArray[Any], grid: tuple[int, ...]) -> Floats:
+    """Some patches, entry by entry: no copy of the tensor with its padding is made."""
+    n, channels, spatial = len(keep), x.shape[1], x.shape[2:]
+    sample, *positions = np.unravel_index(keep, grid)
+    index, inside = sample * (channels * prod(spatial)), np.ones(n, np.bool_)
+    for axis, at in enumerate(positions):
+        taps = np.arange(layout.kernel[axis]) * layout.dilations[axis]
+        begin = layout.padding(spatial)[axis][0]
+        places = (at * layout.strides[axis] - begin)[:, None] + taps
+        places = places.reshape(n, *(1,) * axis, layout.kernel[axis])
+        inside = inside[..., None] & (places >= 0) & (places < spatial[axis])
+        step = prod(spatial[axis + 1 :])
+        index = index[..., None] + places.clip(0, spatial[axis] - 1) * step
+    size = prod(layout.kernel)
+    planes = np.arange(channels)[:, None] * prod(spatial)
+    taken: Floats = x.reshape(-1).take(index.reshape(n, 1, size) + planes)
+    taken *= inside.reshape(n, 1, size)
+    return np.swapaxes(taken.reshape(n, layout.groups, channels // layout.groups * size), 0, 1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -112,9 +112,7 @@ class Tally:
             self._share = self._wanted(available / batch.size)
         if self._share is None or self._share >= 1:
             return among
-        rng = np.random.default_rng([self._run.seed, _key(self.view), batch.start])
-        count = int(self._share * available + rng.random())
-        drawn = np.sort(rng.choice(available, count, replace=False, shuffle=False))
+        drawn = _drawn(self._run.seed, batch.start, available, self._share)
         return drawn if among is None else among[drawn]
 
     def _wanted(self, rows_a_sample: float) -> float:
@@ -158,5 +156,11 @@ def _pieces(
             yield rows(part, view.layout, keep[low:high] - start * each)
 
 
-def _key(view: View) -> int:
-    return zlib.crc32(repr((view.scope.path, view.tensor, view.layout)).encode())
+@lru_cache(maxsize=32)
+def _drawn(seed: int, start: int, n: int, share: float) -> NDArray[np.intp]:
+    """A share of n rows in order; views whose rows are as many have the same ones drawn."""
+    rng = np.random.default_rng([seed, n, start])
+    count = int(share * n + rng.random())
+    drawn = np.sort(rng.choice(n, count, replace=False, shuffle=False))
+    drawn.flags.writeable = False
+    return drawn

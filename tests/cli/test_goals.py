@@ -181,7 +181,7 @@ def test_compensation_helps_and_can_be_left_out(case, words: tuple[str, ...]) ->
         errors.append(report.comparison.outputs["y"].relative_l2)
         refits = [entry for entry in report.plan.units if entry.form == "refit"]
         assert not (extra and refits)
-    assert errors[0] <= errors[1]
+    assert errors[0] <= errors[1] * (1 + 1e-6)  # to rounding
     assert small(case, "a.onnx") != small(case, "b.onnx")
 
 

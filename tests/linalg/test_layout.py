@@ -105,6 +105,8 @@ def test_keep_is_a_slice_of_all_rows(case, seed, axis):
     np.testing.assert_array_equal(rows(x, layout, mask), everything[:, mask])
     np.testing.assert_array_equal(rows(x, layout, mask.reshape(grid)), everything[:, mask])
     np.testing.assert_array_equal(rows(x, layout, index), everything[:, index])
+    np.testing.assert_array_equal(rows(x, layout, index[:1]), everything[:, index[:1]])
+    np.testing.assert_array_equal(rows(x, layout, index[:0]), everything[:, :0])
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_moments_are_those_of_all_rows_in_two_folds():
 def test_batch_size_and_waves_change_nothing():
     proto, x = mlp(widths=(8, 16, 16, 4)), RNG.standard_normal((100, 8)).astype(np.float32)
     whole = gathered(proto, {"x": x})
-    for run in (Run(batch_size=7), Run(memory=120_000), Run(memory=2**30)):
+    for run in (Run(batch_size=7), Run(memory=200_000), Run(memory=2**30)):
         other = gathered(proto, {"x": x}, run)
         for view, folds in whole.views.items():
             for a, b in zip(folds, other.views[view], strict=True):
@@ -297,7 +297,7 @@ def test_one_pass_is_all_a_generator_gives():
     x = np.ones((10, 8), np.float32)
     proto = mlp(widths=(8, 16, 16, 4))
     with pytest.raises(DataError, match="read only once.*--memory"):
-        gathered(proto, ({"x": x} for _ in range(3)), Run(memory=120_000))
+        gathered(proto, ({"x": x} for _ in range(3)), Run(memory=200_000))
 
 
 def test_infinity_on_the_way_names_node_and_batch():

@@ -1,6 +1,7 @@
 """Split everything at full rank in every graph that the onnx package has, and print a table.
 
     python tools/corpus.py [--only WORD] [--no-light] [--verbose]
+    python tools/corpus.py --expect     what the fixtures give becomes what the tests expect
 
 Each case: load, find the sites, split all that can be split into factor pairs of full rank, and
 hold the result against the original: outputs in onnxruntime (or onnx's reference evaluator), and
@@ -11,6 +12,7 @@ weights. Exit status 1 if anything raised, changed, differed or went without a r
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter
@@ -28,14 +30,18 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--no-light", action="store_true", help="leave whole networks out")
     parser.add_argument("--verbose", action="store_true", help="a line for each case")
+    parser.add_argument("--expect", action="store_true", help="write the fixtures' manifest")
     options = parser.parse_args()
+    if options.expect:
+        return expect()
     generated = corpus.generated()
     groups: dict[str, Iterable[corpus.Case]] = {
         "node": generated,
         "node, inputs as weights": (v for c in generated for v in corpus.weighted(c)),
         "simple, pytorch": corpus.stored(),
-        "fixtures": corpus.fixtures(),
     }
+    for exporter in sorted({entry["exporter"] for entry in corpus.manifest()}):
+        groups[exporter] = corpus.fixtures(exporter)
     if not options.no_light:
         groups["light"] = corpus.light()
     head = (
@@ -81,6 +87,16 @@ def main() -> int:
     for outcome in bad:
         print("BAD", outcome)
     return 1 if bad else 0
+
+
+def expect() -> int:
+    """Write what every fixture gives now to the manifest; look at the difference it makes."""
+    entries = corpus.manifest()
+    for entry, case in zip(entries, corpus.fixtures(), strict=True):
+        entry["expect"] = corpus.judge(case).found
+    text = json.dumps(entries, indent=1) + "\n"
+    (corpus.FIXTURES / "manifest.json").write_text(text)
+    return 0
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ class Outcome:
     raised: str = ""
 
     @property
+    def found(self) -> dict[str, Any]:
+        """What the manifest of the fixtures expects of a case."""
+        if self.refused:
+            return {"error": self.refused.splitlines()[0]}
+        skipped = dict(sorted(self.skipped.items()))
+        return {"sites": self.sites, "split": self.split, "skipped": skipped}
+
+    @property
     def good(self) -> bool:
         """Nothing raised, changed, differed or went without a reason."""
         wrong = self.error is not None and not self.error <= self.tolerance
@@ -161,10 +169,16 @@ def fill(model: onnx.ModelProto, largest: int) -> onnx.ModelProto:
     return filled
 
 
-def fixtures() -> Iterator[Case]:
-    """Graphs from real exporters, with the inputs beside them."""
-    path = FIXTURES / "manifest.json"
-    for entry in json.loads(path.read_text()) if path.exists() else []:
+def manifest() -> list[dict[str, Any]]:
+    """The lines of the fixtures' manifest."""
+    return list(json.loads((FIXTURES / "manifest.json").read_text()))
+
+
+def fixtures(exporter: str = "") -> Iterator[Case]:
+    """Graphs from real exporters, with the inputs beside them; of one, or of all."""
+    for entry in manifest():
+        if exporter not in ("", entry["exporter"]):
+            continue
         file = FIXTURES / entry["file"]
         inputs = file.with_suffix(".npz")
         if file.exists():

@@ -1,6 +1,8 @@
 """Write docs/schema/*.json: JSON Schema (2020-12) of everything that is saved with a schema id.
 
     python tools/schema.py
+
+Run it after a change of `onnxrank/results.py`; a test holds the files to it.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def execute(
         fitting = _fitting(session, feeds)
         values = {name: _to_ort(value) for name, value in fitting.items()}
         found = [_from_ort(out) for out in session.run_with_ort_values(list(names), values)]
-        # An input that is an output too is the caller's own memory, but not where it was cast.
+        # An input that is an output too is the caller's own memory, but not where it was copied.
         return found if fitting is feeds else [np.array(value) for value in found]
     except Exception as error:
         raise _run_error(error, where) from error
@@ -260,14 +260,16 @@ def _run_error(error: Exception, where: str) -> DataError | ModelError:
 
 
 def _fitting(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Feeds with bfloat16 as float32 where the session was widened."""
-    if all(value.dtype != ml_dtypes.bfloat16 for value in feeds.values()):
-        return feeds
+    """Feeds in C order, bfloat16 as float32 where the session was widened."""
     taken = (*session.get_inputs(), *session.get_overridable_initializers())
     wide = {i.name for i in taken if i.type == "tensor(float)"}
-    return {
-        name: value.astype(np.float32) if name in wide else value for name, value in feeds.items()
-    }
+    fitting = {}
+    for name, value in feeds.items():
+        widened = name in wide and value.dtype == ml_dtypes.bfloat16
+        fitting[name] = value.astype(np.float32) if widened else value
+        if not value.flags.c_contiguous:  # a scalar is; ascontiguousarray would give it an axis
+            fitting[name] = np.ascontiguousarray(fitting[name])
+    return feeds if all(fitting[name] is feeds[name] for name in feeds) else fitting
 
 
 def _is_opaque(value: Any) -> bool:
@@ -283,8 +285,6 @@ def _all_tensors(session: ort.InferenceSession, names: Sequence[str]) -> bool:
 def _to_ort(value: np.ndarray[Any, Any]) -> ort.OrtValue:
     import onnxruntime as ort
 
-    if not value.flags.c_contiguous:  # a scalar is, and ascontiguousarray would give it an axis
-        value = np.ascontiguousarray(value)
     if value.dtype == ml_dtypes.bfloat16:
         raw = value.view(np.uint16)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, onnx.TensorProto.BFLOAT16)

@@ -106,6 +106,16 @@ def test_text_and_views_that_are_not_contiguous():
     np.testing.assert_array_equal(x, feeds["x"])
 
 
+def test_an_input_that_is_an_output_outlives_its_copy_in_c_order():
+    proto = identity(("x", TensorProto.FLOAT, ["n", "m"]))
+    proto.graph.output.add(name="x")
+    opened = open_session(proto, None, CPU)
+    x = np.arange(1 << 16, dtype=np.float32).reshape(256, 256).T
+    found = [execute(opened, ["x"], {"x": x + k}, where="")[0] for k in range(4)]
+    for k, value in enumerate(found):
+        np.testing.assert_array_equal(value, x + k)
+
+
 def test_outputs_outlive_their_session():
     opened = open_session(mlp(), None, CPU)
     x = np.ones((500, 8), np.float32)

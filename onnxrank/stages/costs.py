@@ -90,8 +90,8 @@ class Costs:
         """Of a unit in a form at a rank."""
         site = unit.sites[0]
         if self.kind == "macs":
-            positions = input_positions(self.model, site, self._rows(unit) / len(unit.sites))
-            return form.macs(site, rank, positions) * self._rows(unit)
+            read = input_positions(self.model, site, self._rows(unit) / len(unit.sites))
+            return form.macs(site, rank, read) * self._rows(unit)
         return self._stored([unit], form.parameters(site, rank))
 
     def shared(self, units: Sequence[Unit], rank: int) -> float:
@@ -127,8 +127,8 @@ def _itemsize(dtype: int) -> int:
     return int(onnx.helper.tensor_dtype_to_np_dtype(dtype).itemsize)
 
 
-def input_positions(model: Model, site: Site, rows: float) -> float:
-    """Positions that a convolution reads for each that it makes; 1 for every other map.
+def input_positions(model: Model, site: Site, rows: float) -> list[float]:
+    """Positions that a convolution reads for each that it makes, by axis; none for other maps.
 
     Parameters
     ----------
@@ -141,18 +141,19 @@ def input_positions(model: Model, site: Site, rows: float) -> float:
     """
     layout = site.view.layout
     if not isinstance(layout, Patches):
-        return 1.0
+        return []
     shape = model.shape(site.scope, site.view.tensor)
     spatial = [] if shape is None else [dim for dim in shape[2:] if isinstance(dim, int)]
     if len(spatial) == len(layout.kernel):
-        return math.prod(spatial) / max(math.prod(layout.spatial_out(spatial)), 1)
+        made = layout.spatial_out(spatial)
+        return [read / max(out, 1) for read, out in zip(spatial, made, strict=True)]
     # As many as can be, on axes of one length.
     length = max(rows, 1.0) ** (1 / len(layout.kernel))
-    total = 1.0
+    found = []
     for axis, (stride, extent) in enumerate(zip(layout.strides, layout.extents, strict=True)):
         beyond = 0.0
         if layout.auto_pad in ("NOTSET", "VALID"):
             pads = layout.pads[axis :: len(layout.kernel)] if layout.auto_pad == "NOTSET" else ()
             beyond = max(extent - 1 - sum(pads), 0)
-        total *= stride + beyond / length
-    return total
+        found.append(stride + beyond / length)
+    return found

@@ -1,4 +1,4 @@
-"""Forms beyond the plain pair: channel-first convolutions, and first factors that are shared."""
+"""Forms beyond the plain pair: convolutions in two, and first factors that are shared."""
 
 import numpy as np
 import onnx
@@ -10,63 +10,131 @@ from onnxrank.graph.find import find_sites
 from onnxrank.graph.model import load
 from onnxrank.graph.rewrite import rewrite
 from onnxrank.graph.weights import weight_matrix
-from onnxrank.linalg.channel import channel_pair
 from onnxrank.linalg.factorize import Factors
+from onnxrank.stages.forms import FORMS
 
-from .build import differ, info, make, node, noise, only, ops, run, tensors
+from .build import MS, differ, info, make, node, noise, only, ops, run, single, tensors
 from .lossless import assert_lossless
 from .test_conv import GEOMETRIES, conv, spread
 
+CUTS = ["channel", "separable"]
 
-def channel_first(site, rank=2, seed=5):
-    """A 1x1 to `rank` channels and a kernel, with a shift: nothing like the weight."""
+
+def cut(site, form, rank=2, seed=5):
+    """Factors of the sizes of a form, with a shift: nothing like the weight."""
     rng = np.random.default_rng(seed)
-    positions = int(np.prod(site.view.layout.kernel))
-    channels = site.d_in // positions
-    first = rng.standard_normal((1, channels, rank)) / np.sqrt(channels)
-    second = rng.standard_normal((1, rank * positions, site.d_out)) / np.sqrt(rank)
+    sizes = FORMS[form].cut(site)(np.zeros((1, site.d_in, site.d_out)), np.eye(site.d_in)[None], 1)
+    wide, deep = (part.shape[1] for part in sizes.parts)
+    first = rng.standard_normal((1, wide, rank)) / np.sqrt(wide)
+    second = rng.standard_normal((1, rank * deep, site.d_out)) / np.sqrt(rank)
     return Factors((first, second), rng.standard_normal((1, site.d_out)))
 
 
-def check(proto, feeds, rank=2):
+def check(proto, feeds, form="channel", rank=2):
     model = load(proto)
     site = only(proto)
-    factors = channel_first(site, rank)
+    factors = cut(site, form, rank)
     written = rewrite(model, [(site, factors)])
     assert_lossless(proto, written, [site])
-    whole = rewrite(model, [(site, Factors((factors.product,), factors.bias))])
-    assert ops(whole) == {"Conv": 1} and ops(written) == {"Conv": 2}
+    entries = sum(value.size for value in tensors(written).values()) - site.d_out
+    assert entries == FORMS[form].parameters(site, rank) == sum(f.size for f in factors.parts)
+    parts = (factors.product,)
+    if site.op != "Conv":  # it takes no other weight in place
+        parts = (factors.product, np.eye(site.d_out)[None])
+    whole = rewrite(model, [(site, Factors(parts, factors.bias))])
+    assert ops(written) == ({"Conv": 2} if site.op == "Conv" else {"FusedConv": 1, "Conv": 1})
     assert differ(run(whole, feeds), run(written, feeds)) < 2e-5
     return written, site
+
+
+def attributes(node):
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("geometry", range(len(GEOMETRIES)))
 @pytest.mark.parametrize("axes", [1, 2, 3])
-def test_geometry(axes, geometry, bias):
+def test_channel_first(axes, geometry, bias):
     written, site = check(*conv(axes, bias=bias, **spread(GEOMETRIES[geometry], axes)))
     first, second = written.graph.node
-    kinds = {a.name: onnx.helper.get_attribute_value(a) for a in first.attribute}
-    assert kinds == {"kernel_shape": [1] * axes}
-    assert set(a.name for a in second.attribute) == set(spread(GEOMETRIES[geometry], axes))
+    assert attributes(first) == {"kernel_shape": [1] * axes}
+    assert set(attributes(second)) == set(spread(GEOMETRIES[geometry], axes))
     shapes = {name: value.shape for name, value in tensors(written).items()}
     assert shapes["n/rank_in.weight"] == (2, 4, *(1,) * axes)
     assert shapes["n/rank_out.weight"] == (6, 2, *site.view.layout.kernel)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("geometry", range(len(GEOMETRIES)))
+@pytest.mark.parametrize("axes", [2, 3])
+def test_separable(axes, geometry, bias):
+    written, _ = check(*conv(axes, bias=bias, **spread(GEOMETRIES[geometry], axes)), "separable")
+    first, second = written.graph.node
+    rest = axes - 1
+    assert attributes(first)["kernel_shape"] == [3] + [1] * rest
+    assert attributes(second)["kernel_shape"] == [1] + [3] * rest
+    shapes = {name: value.shape for name, value in tensors(written).items()}
+    assert shapes["n/rank_in.weight"] == (2, 4, 3, *(1,) * rest)
+    assert shapes["n/rank_out.weight"] == (6, 2, 1, *(3,) * rest)
+
+
 def test_asymmetric_kernels():
     check(*conv(2, kernel=(1, 4), pads=[0, 3, 1, 2], strides=[2, 1], dilations=[1, 2]))
     check(*conv(2, kernel=(5, 1), kernel_shape=[5, 1], pads=[4, 0, 0, 1]))
+    geometry = {"pads": [1, 3, 0, 2], "strides": [2, 1], "dilations": [1, 2]}
+    written, _ = check(*conv(2, kernel=(3, 4), kernel_shape=[3, 4], **geometry), "separable")
+    first, second = map(attributes, written.graph.node)
+    assert first == {
+        "kernel_shape": [3, 1],
+        "pads": [1, 0, 0, 0],
+        "strides": [2, 1],
+        "dilations": [1, 1],
+    }
+    assert second == {
+        "kernel_shape": [1, 4],
+        "pads": [0, 3, 0, 2],
+        "strides": [1, 1],
+        "dilations": [1, 2],
+    }
 
 
+def test_where_a_form_does_not_apply():
+    def full(form, *args, **more):
+        return FORMS[form].full(only(conv(*args, **more)[0]))
+
+    assert full("channel", kernel=(1, 1)) == full("channel", group=2) == 0
+    assert full("channel", kernel=(1, 3)) == full("channel", kernel=(3, 1)) == 4
+    assert full("channel", op="ConvTranspose") == full("separable", op="ConvTranspose") == 0
+    assert full("separable", kernel=(1, 3)) == full("separable", kernel=(3, 1)) == 0
+    assert full("separable", 1) == full("separable", group=2) == 0
+    assert full("separable", kernel=(2, 5)) == 8
+
+
+@pytest.mark.parametrize("form", CUTS)
+@pytest.mark.parametrize("added", [True, False])
+def test_fused(form, added):
+    attrs = {"pads": [1] * 4, "strides": [2, 1], "activation": "Relu"}
+    constants = {"w": noise(6, 4, 3, 3), "b": noise(6, seed=2)}
+    shapes = {"x": (2, 4, 9, 10)} | ({"z": (2, 6, 5, 10)} if added else {})
+    inputs = ["x", "w", "b", "z"] if added else ["x", "w", "b"]
+    proto = single("FusedConv", shapes, constants, inputs, domain=MS, **attrs)
+    feeds = {name: noise(*shape, seed=3) for name, shape in shapes.items()}
+    written, _ = check(proto, feeds, form)
+    assert "activation" not in attributes(written.graph.node[0])
+    assert attributes(written.graph.node[1])["activation"] == b"Relu"
+
+
+@pytest.mark.parametrize("form", CUTS)
 @settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_any_geometry(data):
-    axes = data.draw(st.integers(1, 3), "axes")
+@given(data=st.data())
+def test_any_geometry(form, data):
+    axes = data.draw(st.integers(1 if form == "channel" else 2, 3), "axes")
     draw = lambda low, high, count=axes: data.draw(  # noqa: E731
         st.lists(st.integers(low, high), min_size=count, max_size=count)
     )
     kernel = [*draw(1, 3, axes - 1), 3]
+    if form == "separable":
+        kernel[0] = max(kernel[0], 2)
     model, feeds = conv(
         axes,
         channels=data.draw(st.integers(2, 5)),
@@ -78,15 +146,16 @@ def test_any_geometry(data):
         dilations=draw(1, 2),
         pads=draw(0, 2, 2 * axes),
     )
-    check(model, feeds, data.draw(st.integers(1, 5)))
+    check(model, feeds, form, data.draw(st.integers(1, 5)))
 
 
-def test_full_rank_is_the_original():
+@pytest.mark.parametrize("form", CUTS)
+def test_full_rank_is_the_original(form):
     proto, feeds = conv(2, channels=4, strides=[2, 1], pads=[1] * 4)
     model, site = load(proto), only(proto)
-    weight = weight_matrix(model, site)[0]
     gram = np.cov(np.random.default_rng(0).standard_normal((site.d_in, 400)))
-    written = rewrite(model, [(site, channel_pair(weight, gram, 4, 9))])
+    factors = FORMS[form].cut(site)(weight_matrix(model, site), gram[None], FORMS[form].full(site))
+    written = rewrite(model, [(site, factors)])
     assert differ(run(proto, feeds), run(written, feeds)) < 1e-5
 
 

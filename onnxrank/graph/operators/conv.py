@@ -76,58 +76,63 @@ def _refusal(context: Context, weight: WeightRef) -> Skip | None:
 
 
 def split(job: Job) -> list[onnx.NodeProto]:
-    """The k x k convolution first, or second if the first factor is applied to channels alone."""
-    return _channel_first(job) if job.first.shape[1] < job.site.d_in else _kernel_first(job)
+    """Two convolutions, the first over some leading axes of the kernel, the second over the rest.
 
-
-def _kernel_first(job: Job) -> list[onnx.NodeProto]:
-    """The first keeps the geometry; the second is 1x1, with bias and activation."""
-    group, kernel = job.site.groups, job.site.view.layout.kernel  # type: ignore[union-attr]
-    ones = (1,) * len(kernel)
-    a = job.first.transpose(0, 2, 1).reshape(group * job.rank, -1, *kernel)
-    b = job.second.transpose(0, 2, 1).reshape(group * job.site.d_out, job.rank, *ones)
+    Zero padding passes the first, which has no bias, so each has the geometry of its own axes.
+    The first may cover all axes (k x k, 1x1), none (1x1, k x k), or some (k x 1, 1 x k).
+    """
+    kernel: tuple[int, ...] = job.site.view.layout.kernel  # type: ignore[union-attr]
+    ahead = _ahead(job, kernel)
+    first, rest = kernel[:ahead], kernel[ahead:]
+    a = job.first.transpose(0, 2, 1)
+    a = a.reshape(job.site.groups * job.rank, -1, *first, *(1,) * len(rest))
+    b = job.second.transpose(0, 2, 1)
+    b = b.reshape(job.site.groups * job.site.d_out, job.rank, *(1,) * ahead, *rest)
+    new, gone = _geometry(job, kernel, range(ahead))
     job.add(
         "rank_in",
         "Conv",
         [job.input(0), job.constant("rank_in.weight", a)],
         job.middle,
-        without=("activation", "activation_params"),
+        extra=new,
+        without=(*gone, "activation", "activation_params"),
     )
-    return _close(job, b, {"kernel_shape": list(ones)}, _GEOMETRY)
-
-
-def _channel_first(job: Job) -> list[onnx.NodeProto]:
-    """A 1x1 to fewer channels, which zero padding passes; the second keeps everything."""
-    kernel = job.site.view.layout.kernel  # type: ignore[union-attr]
-    ones = (1,) * len(kernel)
-    a = job.first[0].T.reshape(job.rank, -1, *ones)
-    b = job.second[0].T.reshape(job.site.d_out, job.rank, *kernel)
-    inputs = [job.input(0), job.constant("rank_in.weight", a)]
-    job.add("rank_in", "Conv", inputs, job.middle, extra={"kernel_shape": list(ones)})
-    return _close(job, b, {}, ())
-
-
-_GEOMETRY = ("pads", "auto_pad", "strides", "dilations")
-
-
-def _close(
-    job: Job, weight: NDArray[np.float64], extra: dict[str, object], without: tuple[str, ...]
-) -> list[onnx.NodeProto]:
-    """The last convolution, with bias, activation and whatever else the original reads."""
     bias = job.shifted(2, None if job.shift is None else job.shift.reshape(-1))
-    last = [job.middle, job.constant("rank_out.weight", weight), bias, job.input(3)]
+    last = [job.middle, job.constant("rank_out.weight", b), bias, job.input(3)]
     while not last[-1]:
         last.pop()
-    job.add(
-        "rank_out",
-        job.node.op_type,
-        last,
-        job.output,
-        domain=job.node.domain,
-        extra=extra,
-        without=without,
-    )
+    new, gone = _geometry(job, kernel, range(ahead, len(kernel)))
+    domain = job.node.domain
+    job.add("rank_out", job.node.op_type, last, job.output, domain=domain, extra=new, without=gone)
     return job.nodes
+
+
+def _ahead(job: Job, kernel: tuple[int, ...]) -> int:
+    """Axes that the first factor covers: its size tells."""
+    entries = job.first.shape[1] * math.prod(kernel) // job.site.d_in
+    if entries == math.prod(kernel):
+        return len(kernel)
+    return next(n for n in range(len(kernel)) if math.prod(kernel[:n]) == entries)
+
+
+# What has an entry for each axis, or each end of one, and what that is where nothing happens.
+_PER_AXIS = {"strides": 1, "dilations": 1, "pads": 0}
+
+
+def _geometry(
+    job: Job, kernel: tuple[int, ...], own: range
+) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """New attributes of a convolution over its own axes alone, and those of the node that go."""
+    if len(own) == len(kernel):
+        return {}, ()
+    found = {"kernel_shape": [k if axis in own else 1 for axis, k in enumerate(kernel)]}
+    if not own:
+        return found, (*_PER_AXIS, "auto_pad")
+    for name, none in _PER_AXIS.items():
+        if name in job.attributes:
+            values = enumerate(job.attributes[name])
+            found[name] = [v if n % len(kernel) in own else none for n, v in values]
+    return found, ()
 
 
 def refit(job: Job) -> list[onnx.NodeProto]:

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,19 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
     return median(a / b for a, b in zip(times[name], times[base], strict=True))
 
 
+def neighbours(reference: Any, candidate: Any, among: int = 512) -> float:
+    """Share of embeddings whose nearest other one, among so many, stays the same."""
+    import numpy as np
+
+    nearest = []
+    for rows in (reference[:among], candidate[:among]):
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        likeness = unit @ unit.T
+        np.fill_diagonal(likeness, -np.inf)
+        nearest.append(likeness.argmax(axis=1))
+    return float((nearest[0] == nearest[1]).mean())
+
+
 def machine() -> str:
     """The class of this machine, and the versions of what was run."""
     return f"{os.cpu_count()} cores ({_processor()}), {_gpu()}; {_versions()}"
@@ -178,7 +192,7 @@ def command(argv: Sequence[str] = ()) -> str:
             if word not in skip and before != "--results"]  # fmt: skip
     script = Path(kept[0]).resolve()
     name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
-    return " ".join(["python", str(name), *(_bare(word) for word in kept[1:])])
+    return " ".join(["python", str(name), *(shlex.quote(_bare(word)) for word in kept[1:])])
 
 
 def _bare(word: str) -> str:

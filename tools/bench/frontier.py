@@ -19,9 +19,6 @@ from typing import Any
 
 import common
 
-# Neighbours of embeddings are sought among so many.
-_NEIGHBOURS = 512
-
 
 @dataclass(frozen=True)
 class Point:
@@ -111,7 +108,7 @@ class Bench:
         if top1 is not None and top1.labelled:
             accuracy = top1.accuracy_candidate - top1.accuracy_reference
         if top1 is None and pairs[0][0].ndim == 2:
-            agreement = _neighbours(*(np.concatenate(part)[:_NEIGHBOURS] for part in pairs))
+            agreement = common.neighbours(*(np.concatenate(part) for part in pairs))
         return Point(
             method, share, kept, stats.relative_l2, stats.cosine, agreement, accuracy, note
         )
@@ -198,19 +195,6 @@ class Bench:
 
 def _centers(unit: Any) -> bool:
     return all(site.centers for site in unit.sites)
-
-
-def _neighbours(reference: Any, candidate: Any) -> float:
-    """Share of embeddings whose nearest other one stays the same."""
-    import numpy as np
-
-    nearest = []
-    for rows in (reference, candidate):
-        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        likeness = unit @ unit.T
-        np.fill_diagonal(likeness, -np.inf)
-        nearest.append(likeness.argmax(axis=1))
-    return float((nearest[0] == nearest[1]).mean())
 
 
 def tables(points: Sequence[Point], shares: Sequence[float], classes: bool) -> list[str]:

@@ -206,6 +206,7 @@ def rank_options(command: Command) -> Command:
         params: float | None,
         macs: float | None,
         size: float | None,
+        latency: float | None,
         max_drop: float | None,
         plan: str | None,
         agreement: float,
@@ -217,7 +218,7 @@ def rank_options(command: Command) -> Command:
         compensate: bool,
         **rest: Any,
     ) -> Any:
-        budgets = {"params": params, "macs": macs, "size": size}
+        budgets = {"params": params, "macs": macs, "size": size, "latency": latency}
         given = [name for name, share in budgets.items() if share is not None]
         others = {"energy": energy, "max-drop": max_drop, "plan": plan}
         given += [name for name, value in others.items() if value is not None]
@@ -262,6 +263,9 @@ _RANK_OPTIONS = (
     ),
     click.option("--macs", type=Fraction(), metavar="R", help="Keep this share of its operations."),
     click.option("--size", type=Fraction(), metavar="R", help="Keep this share of its bytes."),
+    click.option(
+        "--latency", type=Fraction(), metavar="R", help="Keep this share of its time, as measured."
+    ),
     click.option(
         "--max-drop",
         type=click.FloatRange(0, 1),

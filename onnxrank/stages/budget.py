@@ -33,6 +33,7 @@ from onnxrank.stages.curves import (
 )
 from onnxrank.stages.draw import sample
 from onnxrank.stages.forms import FORMS
+from onnxrank.stages.latency import LATENCY, LatencyCosts, measured_share, within
 from onnxrank.stages.measure import Measured, unit_folds
 from onnxrank.stages.ranks import kept_reason
 from onnxrank.stages.sensitivity import Probes, probe
@@ -52,7 +53,7 @@ class Budget:
     Attributes
     ----------
     kind : str
-        ``params``, ``macs`` or ``size`` (bytes).
+        ``params``, ``macs``, ``size`` (bytes) or ``latency``.
     share : float
         In (0, 1].
     """
@@ -94,7 +95,7 @@ class Planner:
         progress: Progress = silent,
     ) -> None:
         self.measured, self.run, self.align = measured, run, align
-        self.allow_unstable = allow_unstable
+        self.allow_unstable, self._progress = allow_unstable, progress
         survey = measured.survey
         self.model = survey.model
         self.kept = {
@@ -104,7 +105,8 @@ class Planner:
         self.rows = {**rows_a_sample(survey, measured.moments), **rows}
         sites = [site for unit in self.free for site in unit.sites]
         self.replay = Replay(override(self.model, sites), run)
-        self._costs: dict[str, Costs] = {}
+        self._source = source
+        self._costs: dict[str, Costs | LatencyCosts] = {}
         self._known: dict[str, dict[str, Options]] = {}
         self.curves = self._curves(progress)
         self.probes = self._probe(source, progress)
@@ -154,7 +156,7 @@ class Planner:
         left = budget.share * costs.whole - self._fixed(budget.kind)
         if budget.share >= 1:  # then nothing need be written
             left += costs.reserve
-        allowed = max(left, self._least(budget.kind))  # the reach may be off by rounding
+        allowed = max(left, self._least(budget.kind) * (1 + 1e-9))  # the reach is rounded
         allocation = allocate({n: o.curve for n, o in found.items()}, allowed)
         cuts: dict[str, Cut] = {}
         for name, index in allocation.choice.items():
@@ -175,7 +177,7 @@ class Planner:
         """What the units that may be cut cost at the least."""
         return sum(float(o.curve.cost.min()) for o in self.options(kind).values())
 
-    def costs(self, kind: str) -> Costs:
+    def costs(self, kind: str) -> Costs | LatencyCosts:
         """What units cost.
 
         Raises
@@ -184,8 +186,14 @@ class Planner:
             The kind of cost is unknown.
         """
         if kind not in self._costs:
-            self._costs[kind] = Costs(self.measured.survey, kind, self.rows)
+            self._costs[kind] = self._priced(kind)
         return self._costs[kind]
+
+    def _priced(self, kind: str) -> Costs | LatencyCosts:
+        if kind != LATENCY:
+            return Costs(self.measured.survey, kind, self.rows)
+        batch = next(self._source.batches())
+        return LatencyCosts(self.model, self.free, batch, self.run, self.align, self._progress)
 
     def options(self, kind: str) -> dict[str, Options]:
         """What each unit, or group of units that may share, can become."""
@@ -209,7 +217,19 @@ class Planner:
         return found
 
     def plan(self, budget: Budget) -> Plan:
-        """The plan of least predicted error within a budget."""
+        """The plan of least predicted error within a budget; a latency is held as measured."""
+        if budget.kind != LATENCY or not self.free:
+            return self._planned(budget)
+        batch = next(self._source.batches())
+        found = within(
+            lambda share: self._planned(Budget(LATENCY, share)),
+            self.reach(LATENCY),
+            budget.share,
+            measured_share(self.model, self.measured.moments, batch, self.run),
+        )
+        return replace(found, settings={**found.settings, "share": budget.share})
+
+    def _planned(self, budget: Budget) -> Plan:
         allocation, cuts = self.allocate(budget)
         return Plan(
             model_sha256=self.model.sha256,

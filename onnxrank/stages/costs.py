@@ -52,7 +52,7 @@ class Costs:
 
     def __init__(self, survey: Survey, kind: str, rows: Mapping[str, float]) -> None:
         if kind not in KINDS:
-            raise PlanError(f"unknown budget '{kind}'", hint=f"one of {', '.join(KINDS)}")
+            raise PlanError(f"unknown budget '{kind}'", hint=f"one of {', '.join(KINDS)}, latency")
         self.model, self.kind, self.rows = survey.model, kind, rows
         self.whole = self._whole(survey)
         self._added: dict[str, int] = {}

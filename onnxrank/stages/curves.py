@@ -19,6 +19,7 @@ from onnxrank.moments import Moments
 from onnxrank.stages.blocks import Block
 from onnxrank.stages.costs import Costs
 from onnxrank.stages.forms import FORMS
+from onnxrank.stages.latency import LatencyCosts
 from onnxrank.stages.measure import unit_folds
 from onnxrank.stages.sensitivity import Probes
 
@@ -112,7 +113,9 @@ class Options:
     curve: Curve
 
 
-def unit_options(curve: UnitCurve, probes: Probes | None, align: int, costs: Costs) -> Options:
+def unit_options(
+    curve: UnitCurve, probes: Probes | None, align: int, costs: Costs | LatencyCosts
+) -> Options:
     """What a unit can become alone; only dense without probes."""
     unit, site = curve.unit, curve.unit.sites[0]
     cuts: list[Mapping[str, Cut]] = [{unit.name: DENSE}]
@@ -147,7 +150,7 @@ def shared_options(
     curves: Sequence[UnitCurve],
     alone: Mapping[str, Options],
     weights: Mapping[str, float],
-    costs: Costs,
+    costs: Costs | LatencyCosts,
 ) -> Options:
     """What units that read one input can become: each alone, or with a common first factor.
 

@@ -31,6 +31,7 @@ def plan(
     params: float | None = None,
     macs: float | None = None,
     size: float | None = None,
+    latency: float | None = None,
     data: Any = None,
     run: Run | None = None,
     method: str = "auto",
@@ -51,8 +52,9 @@ def plan(
         From `collect`.
     energy : float, optional
         Share of the energy that the kept directions hold, in (0, 1]; 0.99 without a budget.
-    params, macs, size : float, optional
-        Kept share of the model's parameters, multiply-accumulates or bytes; at most one.
+    params, macs, size, latency : float, optional
+        Kept share of the model's parameters, multiply-accumulates, bytes or measured time of a
+        batch; at most one.
     data : object, optional
         Calibration data as in `collect`. With them a budget goes to the layers that mean most to
         the outputs; without them every layer keeps the same share.
@@ -80,7 +82,7 @@ def plan(
     MomentsError
         The moments belong to another model, or lack a node.
     """
-    shares = {"params": params, "macs": macs, "size": size}
+    shares = {"params": params, "macs": macs, "size": size, "latency": latency}
     given = [(kind, share) for kind, share in shares.items() if share is not None]
     if len(given) + (energy is not None) > 1:
         raise PlanError("more than one goal is given", hint="an energy or one budget")

@@ -52,6 +52,8 @@ def uniform(
     PlanError
         The budget is out of reach.
     """
+    if budget.kind == "latency":
+        raise PlanError("a latency is measured by running samples", hint="give data as well")
     survey = measured.survey
     kept = {u.name: kept_reason(u, measured.ranks[u.name], allow_unstable) for u in survey.units}
     for unit in survey.units:

@@ -1,4 +1,4 @@
-"""Work: how many rows every linear map sees for one sample, counted by running one batch."""
+"""Work: how large tensors get, and how many rows a linear map sees, found by running a batch."""
 
 from __future__ import annotations
 
@@ -28,18 +28,23 @@ def rows_of_data(model: Model, source: DataSource, run: Run) -> dict[str, float]
 def rows_of_batch(model: Model, sites: Sequence[Site], batch: Batch, run: Run) -> dict[str, float]:
     """Rows a sample, by site; sites in bodies of If, Loop and Scan are left out."""
     counted = {site.name: _counted(site) for site in sites if site.scope == MAIN}
-    if not counted:
+    shapes = shapes_of(model, dict.fromkeys(tensor for tensor, _ in counted.values()), batch, run)
+    return {
+        name: math.prod(shapes[tensor]) / (length * batch.size)
+        for name, (tensor, length) in counted.items()
+    }
+
+
+def shapes_of(
+    model: Model, tensors: Iterable[str], batch: Batch, run: Run
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors of the main graph, as they are when a batch is run."""
+    proto, names = _with_shapes(model, tensors)
+    if not names:
         return {}
-    proto, names = _with_shapes(model, dict.fromkeys(tensor for tensor, _ in counted.values()))
     session = open_session(proto, model.folder, run, name=model.name)
     found: list[Any] = execute(session, list(names.values()), batch.feeds, where=batch.where)
-    elements = {
-        tensor: math.prod(int(size) for size in shape)
-        for tensor, shape in zip(names, found, strict=True)
-    }
-    return {
-        name: elements[tensor] / (length * batch.size) for name, (tensor, length) in counted.items()
-    }
+    return {n: tuple(map(int, shape)) for n, shape in zip(names, found, strict=True)}
 
 
 def _counted(site: Site) -> tuple[str, int]:

@@ -280,3 +280,40 @@ def test_the_same_bytes_in_other_processes(case) -> None:
         subprocess.run(words, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
         written.append(output.read_bytes())
     assert written[0] == written[1]
+
+
+def test_latency(tmp_path: Path) -> None:
+    """Wide maps on data of few dimensions: pairs of a tenth of the work cannot but be faster."""
+    rng = np.random.default_rng(0)
+    width, count = 512, 3
+    nodes, weights, stream = [], [], "x"
+    for k in range(count):
+        weights.append(rng.standard_normal((width, width)).astype(np.float32) / width**0.5)
+        nodes.append(onnx.helper.make_node("MatMul", [stream, f"w{k}"], [f"y{k}"], name=f"map{k}"))
+        stream = f"y{k}"
+    shape = ["batch", 16, width]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "wide",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info(stream, onnx.TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(weights)],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx"
+    )
+    few = rng.standard_normal((768, 16, 20)) * 0.8 ** np.arange(20)
+    np.savez(tmp_path / "d.npz", x=(few @ rng.standard_normal((20, width))).astype(np.float32))
+    words = ["compress", tmp_path / "m.onnx", tmp_path / "s.onnx", "--data", tmp_path / "d.npz"]
+    result = done(*words, "--latency", "0.6", "--threads", "1", "--json", "-")
+    report = Report.from_dict(json.loads(result.stdout))
+    assert report.plan is not None and report.comparison is not None
+    assert report.plan.settings["budget"] == "latency" and report.plan.settings["share"] == 0.6
+    assert len(report.plan.split) >= 2
+    assert report.comparison.parameters.ratio is not None
+    assert report.comparison.parameters.ratio < 0.6
+    refused(run(*words, "--latency", "0.001", "--threads", "1"), "out of reach")
+    done("collect", tmp_path / "m.onnx", tmp_path / "m.moments", "--data", tmp_path / "d.npz")
+    words[3:] = ["--moments", tmp_path / "m.moments"]
+    refused(run(*words, "--latency", "0.6"), "running samples")

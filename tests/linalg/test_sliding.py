@@ -47,6 +47,11 @@ def sizes(image, layout, ahead):
     return image.shape[1] * int(np.prod(first)), int(np.prod(rest))
 
 
+def saving(weight, size, positions):
+    """The largest rank that saves parameters, but cuts something."""
+    return min(weight.size // (size + positions * weight.shape[1]), size - 1)
+
+
 def over(layout, axes):
     """The geometry of some axes alone."""
     one = lambda values, none: tuple(  # noqa: E731
@@ -83,6 +88,22 @@ def test_shapes_and_product(case):
         explicit = np.kron(first[0], np.eye(positions)) @ second[0]
         np.testing.assert_allclose(pair.product[0], explicit, atol=1e-10)
         np.testing.assert_allclose(first[0].T @ first[0], np.eye(rank), atol=1e-10)
+
+
+@QUICK
+@given(convolutions(), st.integers(1, 6))
+def test_improved_directions_serve_no_worse(case, rank):
+    weight, image, layout, ahead = case
+    size, positions = sizes(image, layout, ahead)
+    rank = min(rank, size)
+    moment = second_moment(image, layout)
+    patches = rows(image, layout)[0]
+    start = np.kron(directions(weight, moment.gram[0], positions)[0][:, :rank], np.eye(positions))
+    best = np.linalg.lstsq(patches @ start, patches @ weight, rcond=None)[0]
+    before = np.square(patches @ (weight - start @ best)).sum()
+    pair = sliding_pair(weight, moment.gram[0], rank, positions)
+    scale = 1 + np.square(patches @ weight).sum()
+    assert layer_error(weight[None], pair, moment) <= before + 1e-6 * scale
 
 
 @QUICK
@@ -136,11 +157,12 @@ def test_the_errors_of_all_ranks(case, seed):
     if np.linalg.cond(fit.gram[0] + np.eye(len(weight))) < 1e6 and image[:, -1].any():
         errors = [
             layer_error(weight[None], sliding_pair(weight, fit.gram[0], r, positions), judge)
-            for r in range(1, size + 1)
+            for r in range(1, 1 + saving(weight, size, positions))
         ]
         least = np.minimum.accumulate(np.minimum(errors, whole))
-        near = 0.2 if size > 14 else 0  # some are interpolated
-        np.testing.assert_allclose(got[1:], least, rtol=near, atol=1e-6 * (1 + whole))
+        near = 0.2 if len(errors) > 6 else 0  # some are interpolated
+        kept = got[1 : 1 + len(least)]
+        np.testing.assert_allclose(kept, least, rtol=near, atol=1e-6 * (1 + whole))
 
 
 def test_errors_between_the_ranks_that_are_computed():
@@ -155,10 +177,10 @@ def test_errors_between_the_ranks_that_are_computed():
     for positions in (9, 3):
         size = len(weight) // positions
         got = sliding_tails(weight, moment.gram[0], moment.gram[0], positions)
-        for rank in range(1, size, 4):
+        for rank in range(1, saving(weight, size, positions), 4):
             pair = sliding_pair(weight, moment.gram[0], rank, positions)
             error = layer_error(weight[None], pair, moment)
-            assert got[rank] == pytest.approx(error, rel=0.1, abs=1e-8 * got[0])
+            assert got[rank] == pytest.approx(error, rel=0.15, abs=1e-8 * got[0])
 
 
 def test_channels_that_nobody_needs_are_dropped_first():

@@ -10,6 +10,7 @@ from onnxrank.graph.rewrite import rewrite
 from onnxrank.runtime.session import execute, open_session
 from onnxrank.stages.blocks import Block
 from onnxrank.stages.costs import Costs
+from onnxrank.stages.curves import UnitCurve
 from onnxrank.stages.forms import FORMS
 from onnxrank.stages.measure import unit_moment
 from onnxrank.stages.tasks import centred
@@ -68,7 +69,8 @@ def test_curves_are_the_errors_of_what_is_written(ready, form):
     tail = FORMS[form].tails(unit.sites[0], weight, moment, moment)
     assert len(tail) == FORMS[form].full(unit.sites[0]) + 1 and (np.diff(tail) <= 0).all()
     wanted = outputs(ready, ready.proto)
-    for rank in range(1, len(tail)):
+    for rank in range(1, UnitCurve(unit, {form: tail}).most(form) + 1):
         got = outputs(ready, written(ready, unit, FORMS[form], rank))
         error = np.square(got - wanted).sum()
-        assert error == pytest.approx(tail[rank], rel=0.1, abs=1e-6 * tail[0])
+        near = 0.2 if len(tail) > 7 else 1e-3  # some are interpolated
+        assert error == pytest.approx(tail[rank], rel=near, abs=1e-6 * tail[0])

@@ -187,7 +187,8 @@ def _groups(model: Model, proto: onnx.ModelProto) -> dict[str, list[onnx.TensorP
             groups[location].append(tensor)
     if not any(external.is_external(t) for t in external.tensors(model.proto)):
         return {}
-    before = {t.name for t in external.tensors(model.document)}
+    # What lay inside stays there; what lay outside and brings other values goes out again.
+    before = {t.name for t in external.tensors(model.document) if not external.is_external(t)}
     new = [
         t
         for t in proto.graph.initializer

@@ -28,6 +28,8 @@ ROOMS = [
     "stages",
     "report",
     "serving",
+    "differentiable",
+    "finetune",
     "olive",
     "__init__",
     "terminal",

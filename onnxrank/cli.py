@@ -325,6 +325,59 @@ def compare(
         _gate("\n".join(failures))
 
 
+@main.command(short_help="Train a smaller model's factors on the original's outputs.")
+@click.argument("original")
+@click.argument("candidate")
+@click.argument("output")
+@click.option("--data", required=True, metavar="DATA", help="Samples to train on, as for compress.")
+@click.option(
+    "--eval",
+    "evaluation",
+    metavar="DATA",
+    help="Compare on these data; by default on the part of --data that is kept out.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), metavar="N", default=300, show_default=True, help="How many."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="R",
+    default=0.001,
+    show_default=True,
+    help="A factor changes by about this share of its size in a step, at most.",
+)
+@click.option("--labels", is_flag=True, help="Learn __label__ instead of the original's outputs.")
+@preprocess_options
+@run_options
+@click.option("--json", "json_", metavar="FILE", help="Write the result as JSON; - for stdout.")
+def finetune(original: str, candidate: str, output: str, json_: str | None, **how: Any) -> None:
+    """Train what 'compress' wrote on the original's outputs, end to end; no labels are needed.
+
+    Only the constants of the factors change. A part of the data is kept out and decides: exits
+    with 1, and writes nothing, if the model is not better there. Needs the extra 'finetune'.
+
+    \b
+    Examples:
+      onnxrank finetune model.onnx small.onnx better.onnx --data samples.npz
+      onnxrank finetune model.onnx small.onnx better.onnx --data x.npz --labels --steps 1000
+    """
+    from onnxrank.finetune import finetune
+
+    sinks = Sinks(json_)
+    with _watched() as progress:
+        found = finetune(original, candidate, output, progress=progress, **how)
+    sinks.write_json(found)
+    if _speaks(sinks):
+        from onnxrank.terminal import show_recovery
+
+        show_recovery(found)
+    if found.chosen is None:
+        _gate(
+            f"No checkpoint of {candidate} is better on the samples kept out. Nothing is written."
+        )
+
+
 @main.command(short_help="Collect moments of every layer's input to a file.")
 @click.argument("model")
 @click.argument("moments")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from onnxrank.record import Record
     from onnxrank.report import Result
     from onnxrank.results import Comparison
     from onnxrank.stages.gates import Gate
@@ -394,9 +395,13 @@ class Sinks:
         """Standard output is taken by a machine-readable result."""
         return "-" in self.places
 
+    def write_json(self, result: Record) -> None:
+        """Write the JSON alone, if it was asked for."""
+        _put(self.json, result.to_json)
+
     def write(self, result: Result, against: Result | None = None) -> None:
         """Write what was asked for; the page shows `against` beside it."""
-        _put(self.json, result.to_json)
+        self.write_json(result)
         if self.csv is not None and hasattr(result, "to_csv"):
             _put(self.csv, result.to_csv)
         if self.html is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType, RenderResult
     from rich.progress import ProgressColumn
 
+    from onnxrank.differentiable.records import Recovery
     from onnxrank.moments import Moments
     from onnxrank.results import Comparison, OutputError, Pair, Plan, Report, SiteReport
 
@@ -125,6 +126,40 @@ def show_comparison(comparison: Comparison) -> None:
         f"compared on {_number(comparison.data.samples, 'sample')} of {comparison.data.source}"
         + (" (random data: says little)" if comparison.data.meaningless else "")
     )
+
+
+def show_recovery(recovery: Recovery) -> None:
+    """Print how the samples kept out were judged on the way, and the model before and after."""
+    table = _table("step", "loss", "same top-1 class", "accuracy", ("", "left"))
+    for point in recovery.checkpoints:
+        cells = (_float(point.loss), _known(point.agreement), _known(point.accuracy))
+        table.add_row(f"{point.step:,}", *cells, "chosen" if point.step == recovery.chosen else "")
+    _print(table)
+    _print(
+        f"{_number(recovery.parameters, 'parameter')} of {_number(recovery.constants, 'constant')} "
+        f"trained on {_number(recovery.data.samples, 'sample')} in {recovery.data.seconds:.0f} s"
+    )
+    if recovery.before is not None and recovery.after is not None:
+        _show_change(recovery.before, recovery.after)
+
+
+def _show_change(before: Comparison, after: Comparison) -> None:
+    table = _table(("", "left"), "original", "before", "after")
+    if before.accuracy is not None and after.accuracy is not None:
+        shown = (before.accuracy.original, before.accuracy.candidate, after.accuracy.candidate)
+        _row(table, "accuracy", *(_percent(value) for value in shown))
+    if before.top1_agreement is not None:
+        agreements = (before.top1_agreement, after.top1_agreement)
+        _row(table, "same top-1 class", "", *(_percent(value) for value in agreements))
+    for name, error in before.outputs.items():
+        errors = (error.relative_l2, after.outputs[name].relative_l2)
+        _row(table, f"relative L2 of {name}", "", *(_float(value) for value in errors))
+    _print(table)
+    _print(f"compared on {_number(after.data.samples, 'sample')} of {after.data.source}")
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None else _percent(value)
 
 
 def _samples(comparison: Comparison) -> str:

@@ -108,7 +108,8 @@ def _selection(plan: Plan) -> Selection:
     """The nodes that were meant when the plan was made; they settle which sites make a unit."""
     include, exclude = (plan.settings.get(key) or [] for key in ("include", "exclude"))
     assert isinstance(include, list) and isinstance(exclude, list)
-    return Selection(tuple(include), tuple(exclude))
+    quantized, overridable = (bool(plan.settings.get(k)) for k in ("quantized", "overridable"))
+    return Selection(tuple(include), tuple(exclude), quantized, overridable)
 
 
 def provenance(model: Model, plan: Plan, moments: Moments) -> dict[str, str]:

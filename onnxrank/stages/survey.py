@@ -54,9 +54,11 @@ class Survey:
 
     def settings(self, **more: Setting) -> dict[str, Setting]:
         """Settings of a report: the selection, and `more`."""
+        asked = {key: True for key in ("quantized", "overridable") if getattr(self.selection, key)}
         return {
             "include": list(self.selection.include),
             "exclude": list(self.selection.exclude),
+            **asked,
             **more,
         }
 

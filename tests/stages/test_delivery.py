@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import onnxrank as ox
 from onnxrank.errors import PlanError
@@ -103,3 +104,27 @@ def test_without_samples_every_layer_keeps_the_same_share(case) -> None:
     plan = ox.plan(case.model, moments, params=0.6, align=1, allow_unstable=True)
     small = ox.compress(case.model, plan, moments)
     assert parameters_of(small) <= 0.6 * parameters_of(onnx.load(case.model))
+
+
+@pytest.mark.parametrize("kind", ["quantized", "overridable"])
+def test_a_plan_says_which_weights_were_asked_for(case, tmp_path, kind: str) -> None:
+    proto = onnx.load(case.model)
+    weight = next(t for t in proto.graph.initializer if t.name == "w1")
+    if kind == "overridable":
+        proto.graph.input.add().CopyFrom(helper.make_tensor_value_info("w1", 1, weight.dims))
+    else:
+        value = numpy_helper.to_array(weight)
+        scale = np.abs(value).max() / 127
+        weight.CopyFrom(numpy_helper.from_array(np.round(value / scale).astype(np.int8), "w1"))
+        proto.graph.initializer.append(numpy_helper.from_array(scale, "scale"))
+        proto.graph.node.insert(0, helper.make_node("DequantizeLinear", ["w1", "scale"], ["w"]))
+        proto.graph.node[1].input[1] = "w"
+    selection = ox.Selection(**{kind: True})
+    moments = ox.collect(proto, case.data, selection=selection, run=CPU)
+    plan = ox.plan(
+        proto, moments, energy=0.9, align=1, allow_unstable=True, force=True, selection=selection
+    )
+    assert {"fc1", "fc2"} == {entry.name for entry in plan.split}
+    plan.save(tmp_path / "plan.json")
+    small = ox.compress(proto, ox.Plan.load(tmp_path / "plan.json"), moments)
+    assert sum(node.op_type in ("MatMul", "Gemm") for node in small.graph.node) == 4

@@ -245,9 +245,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rows, refused = table(Bench(options, folder))
     size = options.model.stat().st_size
-    said = f"{options.model.stem}, {size:,} bytes; `onnxrank compress {options.compress}`".strip()
+    how = f"onnxrank compress {options.compress}".strip()
+    said = f"{options.model.stem}, {size:,} bytes, compressed by `{how}`."
     cannot = ["Not possible:\n\n" + "\n".join(refused)] if refused else []
-    common.record(options, "Together with quantization", said + ".", rows, *cannot)
+    common.record(options, "Together with quantization", said, rows, *cannot)
 
 
 if __name__ == "__main__":

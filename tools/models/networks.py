@@ -75,9 +75,12 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 10)
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """[n, 16, width]: the 7x7 patches of the image, each with its position."""
+        return self.stem(x).flatten(2).transpose(1, 2) + self.position
+
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.stem(x).flatten(2).transpose(1, 2) + self.position
-        return self.head(self.norm(self.blocks(tokens)).mean(1))
+        return self.head(self.norm(self.blocks(self.tokens(x))).mean(1))
 
 
 class Residual(nn.Module):
@@ -123,10 +126,15 @@ class ResNet(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
-def build(kind: str, width: int | None = None) -> nn.Module:
-    """A network by name; `width` is the ViT's, or that of the first ResNet stage."""
+def build(kind: str, width: int | None = None, depth: int | None = None) -> nn.Module:
+    """A network by name; `width` is the ViT's, or that of the first ResNet stage.
+
+    `depth` is the number of the ViT's blocks; the ResNets have their own.
+    """
     if kind == "vit":
-        return Normalised(ViT(width or 128))
+        return Normalised(ViT(width or 128, depth or 6))
+    if depth is not None:
+        raise ValueError(f"{kind} has a depth of its own")
     if kind == "resnet20":
         return Normalised(ResNet(width or 16, stages=3, blocks=3))
     if kind == "resnet18":

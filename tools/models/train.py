@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,19 @@ RECIPES = {  # optimizer, peak learning rate, weight decay, epochs, exporter
     "resnet20": ("sgd", 0.2, 5e-4, 12, "legacy"),
     "resnet18": ("sgd", 0.2, 5e-4, 8, "legacy"),
 }
+
+
+def read(path: Path, classes: list[int] | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images and labels, then those of the test; of some classes only, if named."""
+    found: list[Tensor] = []
+    with np.load(path) as file:
+        for part in ("train", "test"):
+            x, y = file[f"x_{part}"], file[f"y_{part}"].astype(np.int64)
+            if classes:
+                keep = np.isin(y, classes)
+                x, y = x[keep], y[keep]
+            found += [torch.from_numpy(images(x)), torch.from_numpy(y)]
+    return tuple(found)
 
 
 def augment(x: Tensor) -> Tensor:
@@ -59,25 +73,36 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float((found == y).float().mean())
 
 
-def train(model: nn.Module, data, recipe, epochs: int, batch: int) -> None:
-    """Warm up over the first 15 % of the steps, then fall along a cosine."""
-    x, y, x_test, y_test = data
+def fit(
+    model: nn.Module,
+    x: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    recipe: tuple,
+    epochs: int,
+    batch: int,
+    judge: Callable[[], str] | None = None,
+) -> None:
+    """Lower `loss_of(augmented images, their numbers)` over the images.
+
+    Warms up over the first 15 % of the steps, then falls along a cosine. Every fifth epoch says
+    what `judge` gives.
+    """
     name, rate, decay, *_ = recipe
+    model.to(memory_format=torch.channels_last)
+    if not epochs:
+        return
     optimizer = optimizer_for(model, name, rate, decay)
     steps = epochs * math.ceil(len(x) / batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, steps, pct_start=0.15, cycle_momentum=False
     )
-    model.to(memory_format=torch.channels_last)
     start = time.time()
     for epoch in range(1, epochs + 1):
         model.train()
         losses = []
         for pick in torch.randperm(len(x)).split(batch):
-            batch_x = augment(x[pick]).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(batch_x)
-            loss = F.cross_entropy(logits.float(), y[pick], label_smoothing=0.05)
+            seen = augment(x[pick]).contiguous(memory_format=torch.channels_last)
+            loss = loss_of(seen, pick)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -86,9 +111,22 @@ def train(model: nn.Module, data, recipe, epochs: int, batch: int) -> None:
             losses.append(loss.item())
         line = f"epoch {epoch}/{epochs}  {(time.time() - start) / 60:.1f} min"
         line += f"  loss {np.mean(losses):.3f}"
-        if epoch % 5 == 0:
-            line += f"  test {accuracy(model, x_test, y_test):.4f}"
+        if judge is not None and epoch % 5 == 0:
+            line += f"  {judge()}"
         print(line, flush=True)
+
+
+def train(model: nn.Module, data, recipe: tuple, epochs: int, batch: int) -> None:
+    """Train with labels."""
+    x, y, x_test, y_test = data
+
+    def loss_of(seen: Tensor, pick: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(seen)
+        return F.cross_entropy(logits.float(), y[pick], label_smoothing=0.05)
+
+    judge = lambda: f"test {accuracy(model, x_test, y_test):.4f}"  # noqa: E731
+    fit(model, x, loss_of, recipe, epochs, batch, judge)
 
 
 def export(model: nn.Module, path: Path, exporter: str) -> None:
@@ -128,9 +166,10 @@ def tidy(path: Path) -> None:
     onnx.save(proto, path)
 
 
-def exported_accuracy(path: Path, x: np.ndarray, y: np.ndarray) -> float:
+def exported_accuracy(path: Path, samples: Tensor, labels: Tensor) -> float:
     import onnxruntime
 
+    x, y = samples.numpy(), labels.numpy()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     logits = [session.run(["logits"], {"image": x[k : k + 500]})[0] for k in range(0, len(x), 500)]
     return float((np.concatenate(logits).argmax(1) == y).mean())
@@ -142,6 +181,7 @@ def main() -> None:
     parser.add_argument("--model", choices=RECIPES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
     parser.add_argument("--width", type=int, help="another width than the network's own")
+    parser.add_argument("--depth", type=int, help="another number of blocks than the ViT's own")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--exporter", choices=("dynamo", "legacy"))
@@ -150,26 +190,15 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    with np.load(args.data) as file:
-        data = {k: file[k] for k in file.files}
-    if args.classes:
-        for part in ("train", "test"):
-            keep = np.isin(data[f"y_{part}"], args.classes)
-            data[f"x_{part}"], data[f"y_{part}"] = data[f"x_{part}"][keep], data[f"y_{part}"][keep]
-    x_test, y_test = images(data["x_test"]), data["y_test"].astype(np.int64)
-    tensors = (
-        torch.from_numpy(images(data["x_train"])),
-        torch.from_numpy(data["y_train"].astype(np.int64)),
-        torch.from_numpy(x_test),
-        torch.from_numpy(y_test),
-    )
+    data = read(args.data, args.classes)
     recipe = RECIPES[args.model]
-    model = build(args.model, args.width)
+    model = build(args.model, args.width, args.depth)
     print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
-    train(model, tensors, recipe, args.epochs or recipe[3], args.batch)
+    epochs = recipe[3] if args.epochs is None else args.epochs
+    train(model, data, recipe, epochs, args.batch)
     export(model, args.out, args.exporter or recipe[4])
-    right = exported_accuracy(args.out, x_test, y_test)
-    print(f"{args.out}: accuracy {right:.4f} on {len(y_test)} test images")
+    right = exported_accuracy(args.out, *data[2:])
+    print(f"{args.out}: accuracy {right:.4f} on {len(data[3])} test images")
 
 
 if __name__ == "__main__":

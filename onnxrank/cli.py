@@ -337,7 +337,12 @@ def compare(
     help="Compare on these data; by default on the part of --data that is kept out.",
 )
 @click.option(
-    "--steps", type=click.IntRange(1), metavar="N", default=300, show_default=True, help="How many."
+    "--steps",
+    type=click.IntRange(1),
+    metavar="N",
+    default=300,
+    show_default=True,
+    help="Steps of training.",
 )
 @click.option(
     "--rate",

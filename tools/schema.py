@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from onnxrank.differentiable.records import Recovery
 from onnxrank.record import Record
 from onnxrank.results import Comparison, Plan, Report
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schema"
-SAVED: tuple[type[Record], ...] = (Report, Plan, Comparison)
+SAVED: tuple[type[Record], ...] = (Report, Plan, Comparison, Recovery)
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 

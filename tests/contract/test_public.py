@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 import onnxrank
+from onnxrank.differentiable.records import Checkpoint, Recovery
 from onnxrank.errors import OnnxRankError
+from onnxrank.record import Record
 from onnxrank.results import (
     Comparison,
     DataReport,
@@ -92,6 +94,18 @@ REPORT = Report(
 )
 
 
+RECOVERY = Recovery(
+    data=DataReport("data.npz", 896, None, "cpu", 12.5),
+    settings={"steps": 300, "rate": 0.001, "labels": False, "loss": "classes"},
+    constants=3,
+    parameters=960,
+    checkpoints=(Checkpoint(0, 0.06, 0.95, None), Checkpoint(300, 0.04, 0.97, None)),
+    chosen=300,
+    before=COMPARISON,
+    after=COMPARISON,
+)
+
+
 def test_public_names() -> None:
     assert sorted(onnxrank.__all__) == onnxrank.__all__
     assert sorted(onnxrank.__all__) == (GOLDEN / "public.txt").read_text().split()
@@ -106,9 +120,9 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 @pytest.mark.parametrize(
     ("name", "result"),
-    [("report", REPORT), ("plan", PLAN), ("comparison", COMPARISON)],
+    [("report", REPORT), ("plan", PLAN), ("comparison", COMPARISON), ("recovery", RECOVERY)],
 )
-def test_json_is_golden_and_comes_back(name: str, result: Report | Plan | Comparison) -> None:
+def test_json_is_golden_and_comes_back(name: str, result: Record) -> None:
     text = (GOLDEN / f"{name}.json").read_text(encoding="utf-8")
     assert result.to_json() == text
     assert type(result).from_dict(json.loads(text)) == result

@@ -11,6 +11,7 @@ import json
 import re
 import runpy
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,10 @@ def run_page(page: str, gates: tuple[int, ...]) -> None:
 
 def run_shell(block: Block, gates: tuple[int, ...], names: dict[str, Any]) -> None:
     for words in calls(block):
-        if words[0] == "onnxrank":
-            allowed = gates if words[1] == "compare" else (0,)
+        if words[:2] == ["onnxrank", "finetune"] and not find_spec("torch"):
+            main.commands[words[1]].make_context(words[1], words[2:])
+        elif words[0] == "onnxrank":
+            allowed = gates if words[1] in ("compare", "finetune") else (0,)
             assert invoke(words[1:]) in allowed, f"{block}: {words}"
         else:
             line = " ".join(words)

@@ -53,6 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         "plan": [read.pop("plan")],
         "comparison": [read.pop("compared")],
         "report": list(read.values()),
+        "recovery": [json.loads((ROOT / "tests/contract/golden/recovery.json").read_text())],
     }
 
 

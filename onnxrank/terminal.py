@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -182,8 +183,20 @@ def show_delivery(report: Report) -> None:
     show_plan(report.plan)
     if report.comparison is not None:
         show_comparison(report.comparison)
+        _print_predicted(report.plan, report.comparison)
     for note in report.notes:
         _print(f"note: {note}")
+
+
+def _print_predicted(plan: Plan, comparison: Comparison) -> None:
+    """What the plan expected, beside what came of it."""
+    found = [e.relative_l2 for e in comparison.outputs.values() if e.relative_l2 is not None]
+    if plan.predicted_error and found:
+        measured = math.sqrt(sum(error**2 for error in found) / len(found))
+        _print(
+            f"relative error of the outputs: {math.sqrt(plan.predicted_error):.4f} predicted "
+            f"before layers were fitted to each other, {measured:.4f} measured"
+        )
 
 
 def _print_open_questions(report: Report) -> None:

@@ -17,7 +17,7 @@ from onnxrank.moments import Moments
 from onnxrank.results import Plan, PlanEntry
 from onnxrank.runtime.session import Run
 from onnxrank.stages.measure import Measured, measure, unit_moment
-from onnxrank.stages.ranks import choose
+from onnxrank.stages.ranks import choose, small
 from onnxrank.stages.survey import Progress, Source, silent
 
 METHODS = ("auto", *FORMS)
@@ -121,6 +121,7 @@ def decide(
     if method not in METHODS:
         raise PlanError(f"unknown method '{method}'", hint=f"one of {', '.join(METHODS)}")
     found = measured.survey
+    slivers = small(found.units) if method == "auto" and not force else set()
     entries = [
         choose(
             unit,
@@ -130,6 +131,7 @@ def decide(
             allow_unstable=allow_unstable,
             force=force,
             full=force and measured.energy == 1,
+            spare=unit.name in slivers,
         )
         for unit in found.units
     ]

@@ -56,6 +56,7 @@ def choose(
     allow_unstable: bool = False,
     force: bool = False,
     full: bool = False,
+    spare: bool = False,
 ) -> PlanEntry:
     """Decide one unit: split at the utilized rank, aligned up, or kept with the reason.
 
@@ -75,12 +76,15 @@ def choose(
         Split whatever can be split, even where it saves nothing.
     full : bool
         Take the full rank instead of the utilized one.
+    spare : bool
+        It is too small to be worth a split.
     """
     site = unit.sites[0]
     rank = site.full_rank if full else aligned(found.rank, align, site.full_rank)
     kept = _held(unit)
     if kept is None and not force:
         kept = _no_gain(unit, rank) or (None if allow_unstable else _unsettled(found))
+        kept = kept or (SMALL if spare else None)
     if form == "centered" and not all(site.centers for site in unit.sites):
         form = "optimal"
     split = kept is None
@@ -102,6 +106,23 @@ def kept_reason(unit: Unit, found: UnitRank, allow_unstable: bool) -> str | None
     """Why a unit stays dense whatever the budget; None if it may be cut."""
     tied = _no_gain(unit, 0) if unit.tied else None
     return _held(unit) or tied or (None if allow_unstable else _unsettled(found))
+
+
+# Share of the mean layer below which one is too small to matter.
+_SMALL = 0.05
+
+
+def small(units: Sequence[Unit]) -> set[str]:
+    """Units that are a sliver of the model: cutting them saves nothing, and may cost everything.
+
+    A first convolution or a classifier often is one, and the first to break a model.
+    """
+    sizes = {unit.name: unit.sites[0].parameters for unit in units}
+    mean = sum(sizes.values()) / max(len(sizes), 1)
+    return {name for name, size in sizes.items() if size < _SMALL * mean}
+
+
+SMALL = "too small to matter, and the outputs may hang on it"
 
 
 def _held(unit: Unit) -> str | None:

@@ -13,8 +13,12 @@ from onnxrank.stages.compensate import site_feeds
 from onnxrank.stages.judge import Judge, Loss
 from onnxrank.stages.survey import Progress, silent
 
-# Bisections of the kept share, and the least step.
+# Shares that are looked at, and the least step between them.
 _STEPS, _NEAR = 6, 0.01
+# A loss this near to what is allowed is not worth another look.
+_CLOSE = 0.85
+# Predicted relative error of the first look, and by how much one look corrects it at most.
+_FIRST, _LEAP = 0.02, 4.0
 
 # What is kept, and what plans predict, in the words of a report.
 _SIZES = {"params": "parameters", "macs": "multiply-accumulates", "size": "bytes"}
@@ -65,7 +69,10 @@ def search(
     kind: str = "params",
     progress: Progress = silent,
 ) -> Found:
-    """Bisect the share of the model that is kept; where the result does not hold, keep more.
+    """Close in on the share of the model that is kept; where the result does not hold, keep more.
+
+    What plans predict is off by a factor, but by much the same for plans that are alike: each look
+    tells it, and so where to look next.
 
     Parameters
     ----------
@@ -95,14 +102,17 @@ def search(
         progress(1, 1, f"{share:.1%} of the {kind}: {loss.value:.2%} {_LOST[loss.kind]}")
         return loss.value <= tolerance(loss)
 
-    low, high = planner.reach(kind), 1.0
-    for _ in range(_STEPS):
-        if high - low < _NEAR:
-            break
-        share = (low + high) / 2
+    low, high, target = planner.reach(kind), 1.0, _FIRST
+    while len(looked) < _STEPS and high - low >= _NEAR:
+        aside = (high - low) / 10
+        share = min(max(_share(planner, kind, target), low + aside), high - aside)
         low, high = (low, share) if look(share) else (share, high)
+        allowed = tolerance(looked[-1].loss)
+        if _CLOSE * allowed <= looked[-1].loss.value <= allowed:
+            break
+        target = _target(looked[-1], allowed)
     chosen = _decide(planner, looked, deciding, tolerance)
-    # The bisection ends at the edge, where the other samples may refuse all that it looked at.
+    # The search ends at the edge, where the other samples may refuse all that it looked at.
     low = max((candidate.share for candidate in looked), default=1.0)
     while chosen is None and 1.0 - low >= _NEAR:
         low = (low + 1.0) / 2
@@ -110,6 +120,23 @@ def search(
             chosen = _decide(planner, looked[-1:], deciding, tolerance)
     progress(len(looked), len(looked), "searching")
     return Found(chosen, _frontier(looked, chosen, kind, tolerance))
+
+
+def _share(planner: Planner, kind: str, error: float) -> float:
+    """The smallest share, to within the least step, whose plan predicts at most this error."""
+    low, high = planner.reach(kind), 1.0
+    while high - low > _NEAR / 2:
+        share = (low + high) / 2
+        found, _ = planner.allocate(Budget(kind, share))
+        low, high = (low, share) if found.error <= error**2 else (share, high)
+    return high
+
+
+def _target(candidate: Candidate, allowed: float) -> float:
+    """The predicted error of plans that lose just what is allowed, going by one that was tried."""
+    predicted = math.sqrt(candidate.plan.predicted_error or 0.0)
+    factor = allowed / candidate.loss.value if candidate.loss.value > 0 else _LEAP
+    return predicted * min(max(factor, 1 / _LEAP), _LEAP)
 
 
 def _loss(planner: Planner, judge: Judge, factors: dict[str, Factors]) -> Loss:

@@ -13,16 +13,7 @@ from onnxrank.stages.budget import Budget
 from onnxrank.stages.costs import Costs
 from onnxrank.stages.forms import FORMS
 from onnxrank.stages.measure import Measured
-from onnxrank.stages.ranks import kept_reason
-from onnxrank.stages.survey import Survey
-
-# A first convolution or a classifier is a sliver of the model, and the first to break it.
-_SMALL = 0.005
-
-
-def _size(survey: Survey) -> int:
-    """Parameters of all sites together."""
-    return sum(unit.sites[0].parameters for unit in survey.units)
+from onnxrank.stages.ranks import SMALL, kept_reason, small
 
 
 def uniform(
@@ -56,9 +47,7 @@ def uniform(
         raise PlanError("a latency is measured by running samples", hint="give data as well")
     survey = measured.survey
     kept = {u.name: kept_reason(u, measured.ranks[u.name], allow_unstable) for u in survey.units}
-    for unit in survey.units:
-        if kept[unit.name] is None and unit.sites[0].parameters < _SMALL * _size(survey):
-            kept[unit.name] = "too small to matter, and the outputs may hang on it"
+    kept.update((name, SMALL) for name in small(survey.units) if kept[name] is None)
     costs = Costs(survey, budget.kind, rows)
 
     def entries(share: float) -> list[PlanEntry]:

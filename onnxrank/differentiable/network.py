@@ -111,6 +111,8 @@ class Network:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever torch raises, the node is named
                 text = (str(error).strip() or type(error).__name__).splitlines()[0]
+                if isinstance(error, KeyError):
+                    text = f"its input {text} is no tensor that can be read here"
                 raise ModelError(text, where=self._where(node), hint=_AGAIN) from error
             values.update(
                 (name, value) for name, value in zip(node.output, made, strict=False) if name

@@ -2,7 +2,7 @@
 
     python tools/schema.py
 
-Run it after a change of `onnxrank/results.py`; a test holds the files to it.
+Run it after a change of a saved result; a test holds the files to it.
 """
 
 from __future__ import annotations

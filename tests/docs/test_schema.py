@@ -21,7 +21,8 @@ assert SPEC is not None and SPEC.loader is not None
 tool = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(tool)
 
-NAMES = [kind.__name__.lower() for kind in tool.SAVED]
+# What `finetune` writes needs torch: it has a test of its own.
+NAMES = [kind.__name__.lower() for kind in tool.SAVED if kind.__name__ != "Recovery"]
 DATA = str(ROOT / "models" / "mlp_calib.npz")
 MODEL = str(ROOT / "models" / "mlp.onnx")
 
@@ -99,3 +100,17 @@ def test_records_within_are_held_to_their_fields_too(written: dict[str, list[Any
         changed = deepcopy(plan)
         changed["units"][0].update(change)
         assert not validator.is_valid(changed)
+
+
+@pytest.mark.slow
+def test_what_finetune_writes_is_valid(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="fine-tuning needs the extra finetune")
+    small, result = str(tmp_path / "small.onnx"), tmp_path / "recovery.json"
+    every = ["--data", DATA, "--samples", "512"]
+    run(["compress", MODEL, small, *every, "--params", "0.5", "--allow-unstable"])
+    words = ["finetune", MODEL, small, str(tmp_path / "better.onnx"), *every, "--steps", "30"]
+    run([*words, "--json", str(result)])
+    plain = json.loads(result.read_text())
+    Draft202012Validator(committed("recovery")).validate(plain)
+    assert plain["checkpoints"]
+    assert not Draft202012Validator(committed("recovery")).is_valid({**plain, "x": 1})

@@ -27,8 +27,8 @@ from onnxrank.stages.blocks import Block
 from onnxrank.stages.draw import evenly
 from onnxrank.stages.survey import Progress, silent
 
-# Rows a dimension beyond which a fit gains nothing.
-_ENOUGH = 64
+# Rows a dimension beyond which a fit gains nothing; narrow layers are cheap enough for more.
+_ENOUGH, _PLENTY, _CHEAP = 64, 128, 1 << 16
 # Bytes that may be kept alive between two layers.
 _HOLD = 1 << 32
 # What patches may take as rows at once, in bytes.
@@ -228,9 +228,9 @@ def _drifts(
     """The drift of what a site reads, by fold; None if a fold has no rows, or there is no drift."""
     if any(site.view.tensor not in one.original for one in streams):
         return None
-    shapes = [one.original[site.view.tensor].shape for one in streams]
-    seen = sum(prod(row_shape(shape, site.view.layout)) for shape in shapes)
-    share = min(1.0, _ENOUGH * site.d_in / max(seen, 1))
+    seen = sum(len(_unpadded(site, one, run)) for one in streams)
+    wanted = max(_ENOUGH * site.d_in, min(_PLENTY * site.d_in, _CHEAP))
+    share = min(1.0, wanted / max(seen, 1))
     folds: list[Drift | None] = [None, None]
     for one in streams:
         for drift in _drift(site, one, added, share, run):
@@ -245,7 +245,7 @@ def _drift(site: Site, one: Stream, added: Added | None, share: float, run: Run)
     tensor, layout = site.view.tensor, site.view.layout
     before, after = one.original[tensor], one.compressed[tensor]
     grid = row_shape(before.shape, layout)
-    keep = _keep(site, one.batch, grid, share, run)
+    keep = _keep(site, one, share, run)
     pulled = _pull(site, one, added, prod(grid))
     for part in _parts(site, keep):
         x, y = rows(before, layout, part), rows(after, layout, part)
@@ -253,17 +253,22 @@ def _drift(site: Site, one: Stream, added: Added | None, share: float, run: Run)
         yield Drift(SecondMoment.of(y), CrossMoment.of(y, x), pull)
 
 
-def _keep(
-    site: Site, batch: Batch, grid: tuple[int, ...], share: float, run: Run
-) -> NDArray[np.intp]:
-    """Numbers of the rows to take: no padding, and a random share of the others."""
-    kept = np.arange(prod(grid))
+def _unpadded(site: Site, one: Stream, run: Run) -> NDArray[np.intp]:
+    """Numbers of the rows of a batch that are data."""
+    grid = row_shape(one.original[site.view.tensor].shape, site.view.layout)
     if run.mask is not None:
-        mask, _ = rows_kept(np.asarray(batch.feeds[run.mask]), grid)
-        kept = kept if mask is None else np.flatnonzero(mask)
+        mask, _ = rows_kept(np.asarray(one.batch.feeds[run.mask]), grid)
+        if mask is not None:
+            return np.flatnonzero(mask)
+    return np.arange(prod(grid))
+
+
+def _keep(site: Site, one: Stream, share: float, run: Run) -> NDArray[np.intp]:
+    """Numbers of the rows to take: a random share of those that are data."""
+    kept = _unpadded(site, one, run)
     if share >= 1:
         return kept
-    rng = np.random.default_rng([run.seed, zlib.crc32(site.view.tensor.encode()), batch.start])
+    rng = np.random.default_rng([run.seed, zlib.crc32(site.view.tensor.encode()), one.batch.start])
     return np.sort(rng.choice(kept, ceil(share * len(kept)), replace=False))
 
 

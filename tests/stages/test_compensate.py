@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxrank.graph.find import find_sites
+from onnxrank.graph.model import load
 from onnxrank.graph.override import override
 from onnxrank.linalg.drift import fitted
 from onnxrank.linalg.factorize import Factors
@@ -23,8 +25,8 @@ from onnxrank.stages.goal import Goal, Manner, meet
 from onnxrank.stages.survey import silent
 from onnxrank.stages.tasks import refits, settled, tasks
 
-from ..graph.build import differ, make, node, noise, run, tensors
-from .networks import NETWORKS, RUN, D, data, encoder, mlp, named, setting
+from ..graph.build import differ, info, make, node, noise, run, tensors
+from .networks import NETWORKS, RUN, TOKENS, D, data, encoder, mlp, named, setting
 
 LOOSE = Manner(align=1, allow_unstable=True)
 
@@ -255,6 +257,7 @@ def test_rows_that_a_mask_leaves_out_do_not_count():
 def test_many_rows_are_drawn_from(monkeypatch):
     """Each fold gives its share, the same rows every time."""
     monkeypatch.setattr("onnxrank.stages.compensate._ENOUGH", 4)
+    monkeypatch.setattr("onnxrank.stages.compensate._PLENTY", 4)
     found = named("mlp")
     site = found.measured.survey.sites[1]
     replay = replayed(found)
@@ -266,6 +269,34 @@ def test_many_rows_are_drawn_from(monkeypatch):
     total = sum(fold.moved.n for fold in twice[0])
     assert 4 * D <= total < 2 * 4 * D
     assert np.array_equal(twice[0][0].moved.gram, twice[1][0].moved.gram)
+
+
+def test_padding_does_not_count_for_enough(monkeypatch):
+    """Rows are drawn from those that are data, and as many as are wanted of them."""
+    monkeypatch.setattr("onnxrank.stages.compensate._ENOUGH", 8)
+    monkeypatch.setattr("onnxrank.stages.compensate._PLENTY", 8)
+    rng = np.random.default_rng(0)
+    mask = np.zeros((64, TOKENS), np.int64)
+    mask[:, :2] = 1
+    graph = make(
+        [
+            node("Mul", ["x", "scale"], ["h"]),
+            node("MatMul", ["h", "w"], ["y"], name="map"),
+            node("Cast", ["mask"], ["m"], to=onnx.TensorProto.FLOAT),
+        ],
+        {"x": ("n", TOKENS, D), "mask": info("mask", ("n", TOKENS), onnx.TensorProto.INT64)},
+        ["y", "m"],
+        {"w": rng.standard_normal((D, D)).astype(np.float32), "scale": np.ones(1, np.float32)},
+    )
+    model, run = load(graph), replace(RUN, mask="mask")
+    samples = {"x": rng.standard_normal((64, TOKENS, D)).astype(np.float32), "mask": mask}
+    site = find_sites(model)[0][0]
+    replay = Replay(override(model, [site]), run)
+    batches = open_data(samples, model.inputs, run).batches()
+    streams = [Stream(b, v, v) for b in batches for v in [replay.start(b.feeds)]]
+    drifts = _drifts(site, None, streams, run)
+    assert drifts is not None
+    assert sum(fold.moved.n for fold in drifts) == mask.sum()  # 8 rows a dimension are more
 
 
 def test_a_drift_needs_two_folds():

@@ -13,9 +13,22 @@ from onnxrank.graph.scopes import walk
 from onnxrank.graph.sites import Site
 from onnxrank.graph.weights import FLOATS
 
+# Types of quantized weights; a vector of one of them is a zero point.
+_NARROW = {
+    value
+    for name, value in onnx.TensorProto.DataType.items()
+    if name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2") or name.startswith("FLOAT8")
+}
+
+
+def counts(tensor: onnx.TensorProto) -> bool:
+    """Whether the entries of a stored tensor are parameters."""
+    narrow = tensor.data_type in _NARROW and len(tensor.dims) > 1
+    return tensor.data_type in FLOATS or narrow
+
 
 def parameters(model: Model) -> int:
-    """Entries of all float tensors that a model stores, each counted once."""
+    """Entries of all float tensors and quantized weights that a model stores, each once."""
     return parameters_of(model.proto)
 
 
@@ -31,7 +44,7 @@ def parameters_of(proto: onnx.ModelProto) -> int:
             for attribute in node.attribute
             if attribute.HasField("t")
         ]
-        count += sum(math.prod(t.dims) for t in held if t.data_type in FLOATS)
+        count += sum(math.prod(t.dims) for t in held if counts(t))
     return count
 
 

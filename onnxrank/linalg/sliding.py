@@ -21,6 +21,8 @@ _RIDGE = 1e-9
 _STEPS = 2
 # Ranks at which errors are computed.
 _GRID = 6
+# Rows of a weight beyond which improved directions are dear.
+_WIDE = 300
 # Of the whole, below which an error is rounding.
 _LEAST = 1e-15
 
@@ -81,7 +83,8 @@ def sliding_tails(weight: Array, fit: Array, judge: Array, positions: int) -> Ar
 
     It is computed for some of the ranks that save parameters. The others are interpolated in the
     logarithm of its quotient to what it would be if the pieces of a patch were uncorrelated,
-    which varies little.
+    which varies little. So does what better directions gain: in wide layers it is computed for one
+    rank alone.
 
     Parameters
     ----------
@@ -107,19 +110,25 @@ def sliding_tails(weight: Array, fit: Array, judge: Array, positions: int) -> Ar
     whole = max(float(np.sum(weight * (judge @ weight))), 1e-300)
     alike = np.append(np.cumsum(energies[::-1])[::-1], 0.0) / max(float(energies.sum()), 1e-300)
     alike = np.log(alike.clip(min=_LEAST))
-    pulled, errors = fit @ weight, []
-    for rank in ranks:
-        pair = _fitted(weight, fit, pulled, found[:, :rank], positions)
+    pulled = fit @ weight
+
+    def error(rank: int, steps: int) -> float:
+        pair = _fitted(weight, fit, pulled, found[:, :rank], positions, steps)
         lost = weight - Factors((pair[0][None], pair[1][None])).product[0]
-        errors.append(max(float(np.sum(lost * (judge @ lost))) / whole, _LEAST))
-    known = np.log(errors) - alike[ranks]
+        return float(np.log(max(float(np.sum(lost * (judge @ lost))) / whole, _LEAST)))
+
+    wide = len(weight) > _WIDE
+    errors = np.array([error(rank, 0 if wide else _STEPS) for rank in ranks])
+    middle = len(ranks) // 2
+    gain = error(ranks[middle], _STEPS) - errors[middle] if wide else 0.0
+    known = errors + min(gain, 0.0) - alike[ranks]
     total = np.exp(np.interp(np.arange(size + 1), ranks, known) + alike)
     total[0], total[size] = 1.0, 0.0
     return np.asarray(whole * np.minimum.accumulate(total))
 
 
 def _fitted(
-    weight: Array, gram: Array, pulled: Array, used: Array, positions: int
+    weight: Array, gram: Array, pulled: Array, used: Array, positions: int, steps: int = _STEPS
 ) -> tuple[Array, Array]:
     """Both parts by alternating least squares from some directions; `pulled` is ``G W``."""
     used, _ = np.linalg.qr(used)
@@ -127,7 +136,7 @@ def _fitted(
     if rank == size:  # nothing is cut
         return used, (used.T @ weight.reshape(size, -1)).reshape(rank * positions, -1)
     own = _own(gram, positions)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         used = _turned(gram, pulled, own, used, positions)
     return used, _second(gram, pulled, used, positions)[1]
 

@@ -15,11 +15,10 @@ import onnx
 from onnxrank.errors import PlanError
 from onnxrank.graph.bias import shift_parameters
 from onnxrank.graph.constants import root
-from onnxrank.graph.cost import model_macs, parameters_of, stored_bytes
+from onnxrank.graph.cost import counts, model_macs, parameters_of, stored_bytes
 from onnxrank.graph.find import find_sites
 from onnxrank.graph.model import Model
 from onnxrank.graph.sites import Site, Unit
-from onnxrank.graph.weights import FLOATS
 from onnxrank.linalg.layout import Patches
 from onnxrank.stages.forms import Form
 from onnxrank.stages.survey import Survey
@@ -84,7 +83,7 @@ class Costs:
         entries = math.prod(tensor.dims)
         if self.kind == "size":
             return float(entries * _itemsize(tensor.data_type))
-        return float(entries if tensor.data_type in FLOATS else 0)
+        return float(entries if counts(tensor) else 0)
 
     def cut(self, unit: Unit, form: Form, rank: int) -> float:
         """Of a unit in a form at a rank."""

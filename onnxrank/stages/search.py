@@ -13,8 +13,10 @@ from onnxrank.stages.compensate import site_feeds
 from onnxrank.stages.judge import Judge, Loss
 from onnxrank.stages.survey import Progress, silent
 
-# Shares that are looked at, and the least step between them.
-_STEPS, _NEAR = 6, 0.01
+# Shares that are looked at, the least step between them, and where that ends, of what is kept.
+_STEPS, _NEAR, _FINE = 6, 0.01, 0.05
+# Looks between what the deciding samples refuse and what they accept.
+_MORE = 3
 # A loss this near to what is allowed is not worth another look.
 _CLOSE = 0.85
 # Predicted relative error of the first look, and by how much one look corrects it at most.
@@ -103,21 +105,36 @@ def search(
         return loss.value <= tolerance(loss)
 
     low, high, target = planner.reach(kind), 1.0, _FIRST
-    while len(looked) < _STEPS and high - low >= _NEAR:
-        aside = (high - low) / 10
+    while len(looked) < _STEPS and high - low >= max(_NEAR, _FINE * high):
+        aside = (high - low) / 4  # looks that are apart give the deciding samples a choice
         share = min(max(_share(planner, kind, target), low + aside), high - aside)
         low, high = (low, share) if look(share) else (share, high)
         allowed = tolerance(looked[-1].loss)
         if _CLOSE * allowed <= looked[-1].loss.value <= allowed:
             break
         target = _target(looked[-1], allowed)
-    chosen = _decide(planner, looked, deciding, tolerance)
-    # The search ends at the edge, where the other samples may refuse all that it looked at.
-    low = max((candidate.share for candidate in looked), default=1.0)
-    while chosen is None and 1.0 - low >= _NEAR:
-        low = (low + 1.0) / 2
-        if look(low):
-            chosen = _decide(planner, looked[-1:], deciding, tolerance)
+    decided: dict[float, bool] = {}
+
+    def decide() -> Candidate | None:
+        """The smallest that holds on both; what the deciding samples say of each is kept."""
+        for candidate in sorted(looked, key=lambda c: c.share):
+            if candidate.plan.split and candidate.loss.value <= tolerance(candidate.loss):
+                if candidate.share not in decided:
+                    loss = _loss(planner, deciding, candidate.factors)
+                    decided[candidate.share] = loss.value <= tolerance(loss)
+                if decided[candidate.share]:
+                    return candidate
+        return None
+
+    chosen = decide()
+    # The search ends at the edge, where the other samples may refuse what it found.
+    for _ in range(_MORE):
+        refused = [share for share, held in decided.items() if not held]
+        high = chosen.share if chosen else 1.0
+        if not refused or high - max(refused) < max(_NEAR, 2 * _FINE * high):
+            break
+        look((max(refused) + high) / 2)
+        chosen = decide()
     progress(len(looked), len(looked), "searching")
     return Found(chosen, _frontier(looked, chosen, kind, tolerance))
 
@@ -142,20 +159,6 @@ def _target(candidate: Candidate, allowed: float) -> float:
 def _loss(planner: Planner, judge: Judge, factors: dict[str, Factors]) -> Loss:
     units = [unit for unit in planner.free if unit.name in factors]
     return judge.loss(site_feeds(planner.replay, units, factors))
-
-
-def _decide(
-    planner: Planner,
-    looked: list[Candidate],
-    deciding: Judge,
-    tolerance: Callable[[Loss], float],
-) -> Candidate | None:
-    for candidate in sorted(looked, key=lambda c: c.share):
-        if candidate.plan.split and candidate.loss.value <= tolerance(candidate.loss):
-            loss = _loss(planner, deciding, candidate.factors)
-            if loss.value <= tolerance(loss):
-                return candidate
-    return None
 
 
 def _frontier(

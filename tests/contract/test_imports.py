@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,3 +105,18 @@ def test_inspect_loads_no_session(tmp_path: Path) -> None:
         f"import onnxrank\ntry: onnxrank.inspect({str(model)!r})\nexcept onnxrank.ModelError: pass"
     )
     assert set(loaded_after(code)) <= {"onnx", "numpy"}
+
+
+def test_linear_algebra_leaves_room_for_onnxruntime():
+    """Set before numpy is loaded, and only where nothing else was asked for."""
+    code = (
+        "import os; from click.testing import CliRunner; from onnxrank.cli import main; "
+        "CliRunner().invoke(main, ['inspect', 'none.onnx']); "
+        "print(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    plain = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    for given, wanted in (({}, None), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
+        told = subprocess.run(
+            [sys.executable, "-c", code], env={**plain, **given}, capture_output=True, check=True
+        ).stdout.decode()
+        assert int(told) >= 1 and wanted in (None, told.strip())

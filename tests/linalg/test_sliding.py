@@ -165,8 +165,10 @@ def test_the_errors_of_all_ranks(case, seed):
         np.testing.assert_allclose(kept, least, rtol=near, atol=1e-6 * (1 + whole))
 
 
-def test_errors_between_the_ranks_that_are_computed():
+@pytest.mark.parametrize("wide", [0, 1000])
+def test_errors_between_the_ranks_that_are_computed(monkeypatch, wide):
     """Many more ranks than these; neighbours of an image are alike."""
+    monkeypatch.setattr("onnxrank.linalg.sliding._WIDE", wide)
     rng = np.random.default_rng(4)
     image = rng.standard_normal((4, 24, 12, 12)) * np.exp(-np.arange(24) / 6)[:, None, None]
     image += np.roll(image, 1, 2) + np.roll(image, 1, 3)
@@ -180,7 +182,7 @@ def test_errors_between_the_ranks_that_are_computed():
         for rank in range(1, saving(weight, size, positions), 4):
             pair = sliding_pair(weight, moment.gram[0], rank, positions)
             error = layer_error(weight[None], pair, moment)
-            assert got[rank] == pytest.approx(error, rel=0.15, abs=1e-8 * got[0])
+            assert got[rank] == pytest.approx(error, rel=0.3 - 0.15 * (wide > 0), abs=1e-8 * got[0])
 
 
 def test_channels_that_nobody_needs_are_dropped_first():

@@ -78,6 +78,10 @@ OTHERS = {
     "olive run": "run by tests/test_olive.py",
     "optimum-cli": "downloads a model",
     "test $?": "the exit code is judged here",
+    "cd served": "the folder of a server",
+    "python -m pip": "changes the environment",
+    "mlserver start": "tests/serving start it",
+    "curl": "asks a server; tests/serving do",
     "docker run": "needs Docker; tests/serving run the servers without it",
 }
 
@@ -193,8 +197,10 @@ def parse_console(block: Block, gates: tuple[int, ...], names: dict[str, Any]) -
     assert typed, f"{block}: no line starts with '$ '"
     for line in typed:
         words = shlex.split(line)
-        assert words[0] == "onnxrank", block
-        parse(words)
+        if words[0] == "onnxrank":
+            parse(words)
+        else:
+            assert line.startswith(tuple(OTHERS)), f"{block}: not known how to run '{line}'"
 
 
 def parse(words: list[str]) -> None:

@@ -119,9 +119,12 @@ def open_session(
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=providers)
     except Exception as error:
-        if not has_bfloat16(proto):
+        if has_bfloat16(proto):
+            session = _widened_session(proto, folder, options, providers, name)
+        elif _FUSED_AWAY in str(error):
+            session = _plain_session(proto, options, providers, name)
+        else:
             raise _load_error(error, name) from error
-        session = _widened_session(proto, folder, options, providers, name)
     if run.provider == "cuda" and not cpu_only and provider_of(session) != "cuda":
         raise ModelError(
             "onnxruntime could not start its CUDA provider",
@@ -143,6 +146,19 @@ def _widened_session(
     wide = widened(proto, folder, name)
     try:
         return ort.InferenceSession(wide.SerializeToString(), options, providers=providers)
+    except Exception as error:
+        raise _load_error(error, name) from error
+
+
+def _plain_session(
+    proto: onnx.ModelProto, options: ort.SessionOptions, providers: list[Any], name: str
+) -> ort.InferenceSession:
+    """Load a model as it is: an optimization lost a tensor that is an output as well."""
+    import onnxruntime as ort
+
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(proto.SerializeToString(), options, providers=providers)
     except Exception as error:
         raise _load_error(error, name) from error
 
@@ -236,6 +252,8 @@ def _first_line(error: Exception) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return re.sub(r"^/\S+:\d+ .*?\bwas false\. ", "", text).strip()
 
+
+_FUSED_AWAY = "Failed to find node output"
 
 _LOAD_HINTS = {
     "External data": "external data files must lie beside the model",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from statistics import fmean
 
 from onnxrank.errors import MomentsError
 from onnxrank.graph.model import Model
-from onnxrank.graph.sites import Selection, Unit, View
+from onnxrank.graph.sites import Selection, Skip, Unit, View
 from onnxrank.graph.weights import weight_matrix
 from onnxrank.linalg.gram import Array, SecondMoment
 from onnxrank.linalg.spectrum import (
@@ -90,7 +90,7 @@ def measure(
         The moments belong to another model, or lack a node.
     """
     check_model(model, moments)
-    found = survey(model, selection or Selection())
+    found = _reached(survey(model, selection or Selection()), moments)
     eigenvalues = _InputEigenvalues(moments, centered)
     ranks: dict[str, UnitRank] = {}
     for done, unit in enumerate(found.units):
@@ -98,6 +98,44 @@ def measure(
         ranks[unit.name] = _measure(model, unit, eigenvalues, energy)
     progress(len(found.units), len(found.units), "measuring ranks")
     return Measured(found, moments, ranks, energy, centered)
+
+
+def _reached(found: Survey, moments: Moments) -> Survey:
+    """The survey with units that no row has reached among the skipped: branches not taken.
+
+    Raises
+    ------
+    MomentsError
+        No unit was reached.
+    """
+    idle = {unit.name for unit in found.units if _rows(moments, unit) == 0}
+    if idle and len(idle) == len(found.units):
+        raise MomentsError(
+            f"node '{found.units[0].name}' saw no rows, nor did another", where=moments.data.source
+        )
+    sites = {site.name for unit in found.units if unit.name in idle for site in unit.sites}
+    skips = [
+        Skip(site.name, site.op, site.scope, site.parameters, "no_rows", _IDLE)
+        for site in found.sites
+        if site.name in sites
+    ]
+    return replace(
+        found,
+        sites=tuple(site for site in found.sites if site.name not in sites),
+        skips=(*found.skips, *skips),
+        units=tuple(unit for unit in found.units if unit.name not in idle),
+    )
+
+
+_IDLE = "no row of these data reached it: it lies in a branch that was not taken"
+
+
+def _rows(moments: Moments, unit: Unit) -> int | None:
+    """Rows that reached a unit; None where they were not collected."""
+    folds = [moments.views.get(view) for view in unit_views(unit)]
+    counts = [None if pair is None else pair[0].n + pair[1].n for pair in folds]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def check_model(model: Model, moments: Moments) -> None:

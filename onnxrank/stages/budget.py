@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from onnxrank.errors import PlanError
@@ -14,7 +15,7 @@ from onnxrank.linalg.allocate import Allocation, allocate
 from onnxrank.linalg.factorize import Factors, factorize
 from onnxrank.linalg.sensitivity import probe_ranks
 from onnxrank.results import REFIT, Plan, PlanEntry
-from onnxrank.runtime.batch import DataSource
+from onnxrank.runtime.batch import Batch, DataSource
 from onnxrank.runtime.data import open_data
 from onnxrank.runtime.replay import Replay
 from onnxrank.runtime.session import Run
@@ -192,8 +193,14 @@ class Planner:
     def _priced(self, kind: str) -> Costs | LatencyCosts:
         if kind != LATENCY:
             return Costs(self.measured.survey, kind, self.rows)
-        batch = next(self._source.batches())
-        return LatencyCosts(self.model, self.free, batch, self.run, self.align, self._progress)
+        return LatencyCosts(
+            self.model, self.free, self._batch, self.run, self.align, self._progress
+        )
+
+    @cached_property
+    def _batch(self) -> Batch:
+        """What latencies are measured on."""
+        return next(self._source.batches())
 
     def options(self, kind: str) -> dict[str, Options]:
         """What each unit, or group of units that may share, can become."""
@@ -220,12 +227,11 @@ class Planner:
         """The plan of least predicted error within a budget; a latency is held as measured."""
         if budget.kind != LATENCY or not self.free:
             return self._planned(budget)
-        batch = next(self._source.batches())
         found = within(
             lambda share: self._planned(Budget(LATENCY, share)),
             self.reach(LATENCY),
             budget.share,
-            measured_share(self.model, self.measured.moments, batch, self.run),
+            measured_share(self.model, self.measured.moments, self._batch, self.run),
         )
         return replace(found, settings={**found.settings, "share": budget.share})
 

@@ -228,25 +228,23 @@ def _drifts(
     """The drift of what a site reads, by fold; None if a fold has no rows, or there is no drift."""
     if any(site.view.tensor not in one.original for one in streams):
         return None
-    seen = sum(len(_unpadded(site, one, run)) for one in streams)
+    data = [_unpadded(site, one, run) for one in streams]
     wanted = max(_ENOUGH * site.d_in, min(_PLENTY * site.d_in, _CHEAP))
-    share = min(1.0, wanted / max(seen, 1))
+    share = min(1.0, wanted / max(sum(map(len, data)), 1))
     folds: list[Drift | None] = [None, None]
-    for one in streams:
-        for drift in _drift(site, one, added, share, run):
+    for one, kept in zip(streams, data, strict=True):
+        for drift in _drift(site, one, added, _drawn(site, one, kept, share, run)):
             before = folds[one.batch.fold]
             folds[one.batch.fold] = drift if before is None else before + drift
     first, second = folds
     return None if first is None or second is None else (first, second)
 
 
-def _drift(site: Site, one: Stream, added: Added | None, share: float, run: Run) -> Iterable[Drift]:
-    """Moments of one batch, in pieces."""
+def _drift(site: Site, one: Stream, added: Added | None, keep: NDArray[np.intp]) -> Iterable[Drift]:
+    """Moments of some rows of one batch, in pieces."""
     tensor, layout = site.view.tensor, site.view.layout
     before, after = one.original[tensor], one.compressed[tensor]
-    grid = row_shape(before.shape, layout)
-    keep = _keep(site, one, share, run)
-    pulled = _pull(site, one, added, prod(grid))
+    pulled = _pull(site, one, added, prod(row_shape(before.shape, layout)))
     for part in _parts(site, keep):
         x, y = rows(before, layout, part), rows(after, layout, part)
         pull = None if pulled is None else CrossMoment.of(y, pulled[:, part])
@@ -263,9 +261,10 @@ def _unpadded(site: Site, one: Stream, run: Run) -> NDArray[np.intp]:
     return np.arange(prod(grid))
 
 
-def _keep(site: Site, one: Stream, share: float, run: Run) -> NDArray[np.intp]:
+def _drawn(
+    site: Site, one: Stream, kept: NDArray[np.intp], share: float, run: Run
+) -> NDArray[np.intp]:
     """Numbers of the rows to take: a random share of those that are data."""
-    kept = _unpadded(site, one, run)
     if share >= 1:
         return kept
     rng = np.random.default_rng([run.seed, zlib.crc32(site.view.tensor.encode()), one.batch.start])

@@ -10,6 +10,11 @@ from onnxrank.graph.cost import factor_parameters
 from onnxrank.graph.sites import Site, Unit
 from onnxrank.results import PlanEntry
 
+SMALL = "too small to matter, and the outputs may hang on it"
+
+# Share of the mean layer below which one is too small to matter.
+_SMALL = 0.05
+
 
 @dataclass(frozen=True)
 class UnitRank:
@@ -108,10 +113,6 @@ def kept_reason(unit: Unit, found: UnitRank, allow_unstable: bool) -> str | None
     return _held(unit) or tied or (None if allow_unstable else _unsettled(found))
 
 
-# Share of the mean layer below which one is too small to matter.
-_SMALL = 0.05
-
-
 def small(units: Sequence[Unit]) -> set[str]:
     """Units that are a sliver of the model: cutting them saves nothing, and may cost everything.
 
@@ -120,9 +121,6 @@ def small(units: Sequence[Unit]) -> set[str]:
     sizes = {unit.name: unit.sites[0].parameters for unit in units}
     mean = sum(sizes.values()) / max(len(sizes), 1)
     return {name for name, size in sizes.items() if size < _SMALL * mean}
-
-
-SMALL = "too small to matter, and the outputs may hang on it"
 
 
 def _held(unit: Unit) -> str | None:

@@ -12,6 +12,7 @@ from onnxrank.results import Plan, PlanEntry
 from onnxrank.stages.budget import Budget
 from onnxrank.stages.costs import Costs
 from onnxrank.stages.forms import FORMS
+from onnxrank.stages.latency import LATENCY
 from onnxrank.stages.measure import Measured
 from onnxrank.stages.ranks import SMALL, kept_reason, small
 
@@ -43,7 +44,7 @@ def uniform(
     PlanError
         The budget is out of reach.
     """
-    if budget.kind == "latency":
+    if budget.kind == LATENCY:
         raise PlanError("a latency is measured by running samples", hint="give data as well")
     survey = measured.survey
     kept = {u.name: kept_reason(u, measured.ranks[u.name], allow_unstable) for u in survey.units}

@@ -203,6 +203,14 @@ def _bare(word: str) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """What is measured: a model, on the first samples of some data."""
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--mask")
+    parser.add_argument("--samples", type=int)
+
+
 def record(options: argparse.Namespace, section: str, *parts: str) -> None:
     """Print what was found, and add it to the end of its section."""
     today = datetime.date.today().isoformat()

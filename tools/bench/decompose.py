@@ -10,7 +10,6 @@ and with eigenvectors.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import common
@@ -74,10 +73,7 @@ def study(options: Any) -> tuple[list[list[str]], str]:
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--mask")
-    parser.add_argument("--samples", type=int)
+    common.add_model(parser)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     common.limit(options.threads)

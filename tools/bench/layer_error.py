@@ -8,7 +8,6 @@ Frobenius norm) on the rows it was fitted to. `centred` is for maps whose bias c
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import common
@@ -68,10 +67,7 @@ def study(options: Any, shares: list[float]) -> tuple[list[list[str]], str]:
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--mask")
-    parser.add_argument("--samples", type=int)
+    common.add_model(parser)
     parser.add_argument("--shares", default="0.75,0.5,0.35,0.25,0.1")
     options = parser.parse_args()
     common.limit(options.threads)
